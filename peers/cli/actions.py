@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any, Final
 from psycopg.rows import dict_row
 
 from peers.cli import output
+from peers.cli.argument_types import duration, text
 from peers.cli.database import connected
 from peers.cli.exact_json import written
-from peers.cli.parser import add_command, duration, positive, text
+from peers.cli.options import add_limit
+from peers.cli.parser import add_command
 
 if TYPE_CHECKING:
     import argparse
@@ -17,7 +19,6 @@ if TYPE_CHECKING:
     from peers.cli.parser import Commands
 
 _LISTED: Final = 50
-_TIME: Final = "%Y-%m-%d %H:%M:%S"
 _ACTIONS: Final = """
     select a.id, a.at, a.role, a.client, host(a.host) as host, a.verb, a.target, a.tasks,
            a.children, a.task_ids, a.reason
@@ -44,10 +45,7 @@ def register(commands: Commands) -> None:
     actions.add_argument(
         "--verb", type=text, metavar="VERB", help="only this verb, such as retry_dead"
     )
-    actions.add_argument(
-        "--limit", type=positive, default=_LISTED, metavar="N",
-        help=f"show at most N (default: {_LISTED})",
-    )  # fmt: skip
+    add_limit(actions, _LISTED)
 
 
 def _actions(args: argparse.Namespace) -> int:
@@ -65,7 +63,7 @@ def _actions(args: argparse.Namespace) -> int:
         ("AT (UTC)", "WHO", "VERB", "TARGET", "TASKS", "CHILDREN", "REASON"),
         [
             (
-                f"{each['at']:{_TIME}}", _who(each), each["verb"], _target(each["target"]),
+                f"{each['at']:{output.TIME}}", _who(each), each["verb"], _target(each["target"]),
                 _number(each["tasks"]), _number(each["children"]), each["reason"],
             )
             for each in found

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from peers.cli import bulk, output, queries, task_queries
+from peers.cli.argument_types import task_id
 from peers.cli.database import connected, perform
-from peers.cli.filters import add_bulk_options, add_task_options, filter_of, require_one_way
-from peers.cli.parser import add_command, task_id
+from peers.cli.filters import add_task_options, filter_of, require_one_way
+from peers.cli.options import add_dry_run, add_reason
+from peers.cli.parser import add_command
 from peers.cli.tasks import each
 from peers.client import operations
 from peers.errors import PeersError
@@ -42,7 +44,8 @@ def register(commands: Commands) -> None:
         metavar="STATE",
         help=f"only this state: {', '.join(task_queries.UNFINISHED)}",
     )
-    add_bulk_options(cancel)
+    add_dry_run(cancel)
+    add_reason(cancel)
     add_task_options(cancel, since="were submitted")
 
 

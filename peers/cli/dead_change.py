@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from peers.cli import bulk, dead_queries, output
+from peers.cli.argument_types import json_object, task_id
 from peers.cli.bulk import NOTHING, Effect
 from peers.cli.database import connected
 from peers.cli.dead_filter import dead_filter, not_dead, say_near_misses
 from peers.cli.dead_show import said_kind
-from peers.cli.filters import add_bulk_options, add_cause_options, add_task_options, require_one_way
-from peers.cli.parser import add_command, json_object, task_id
+from peers.cli.filters import add_cause_options, add_task_options, require_one_way
+from peers.cli.options import add_dry_run, add_reason
+from peers.cli.parser import add_command
 from peers.cli.tasks import each
 
 if TYPE_CHECKING:
@@ -49,7 +51,8 @@ def register(group: Commands) -> None:
     for command in (retry, discard):
         command.add_argument("ids", type=task_id, nargs="*", metavar="ID", help="id of a dead task")
         command.add_argument("--all", action="store_true", help="all dead letters")
-        add_bulk_options(command)
+        add_dry_run(command)
+        add_reason(command)
         add_task_options(command, since="died")
         add_cause_options(command)
 

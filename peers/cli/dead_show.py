@@ -7,9 +7,10 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from peers.cli import dead_queries, output
+from peers.cli.argument_types import task_id
 from peers.cli.database import connected
 from peers.cli.dead_filter import not_dead
-from peers.cli.parser import add_command, advice, task_id
+from peers.cli.parser import add_command, advice
 
 if TYPE_CHECKING:
     import argparse
@@ -22,7 +23,6 @@ _ARGS_SHOWN: Final = 2000
 _IDS_SHOWN: Final = 5
 _LOG_LINES: Final = 20
 _COLOUR: Final = re.compile(r"\x1b\[[0-9;:]*m")
-_TIME: Final = "%Y-%m-%d %H:%M:%S %Z"
 
 
 def register(group: Commands) -> None:
@@ -71,8 +71,8 @@ def _print_letter(letter: Row, graph: int | None, held: list[Row]) -> None:
     )
     ago = output.span(letter["died_ago_seconds"])
     lines = [
-        ("died", f"{letter['died_at']:{_TIME}}, {ago} ago"),
-        ("created", f"{letter['created_at']:{_TIME}} by {letter['submitter']}"),
+        ("died", f"{letter['died_at']:{output.TIME} %Z}, {ago} ago"),
+        ("created", f"{letter['created_at']:{output.TIME} %Z} by {letter['submitter']}"),
         ("raised in", letter["frame"] or ""),
         ("graph", "" if graph is None else str(graph)),
         ("holds", said_held(letter["held_children"], held)),
@@ -121,7 +121,7 @@ def _short(document: Json | None) -> str:
 def _print_failure(failure: dict[str, Any]) -> None:
     """Print one failed attempt, an element of `failures` in peers.dead_letter."""
     details = [
-        f"failed {datetime.fromisoformat(failure['failed_at']):{_TIME}}",
+        f"failed {datetime.fromisoformat(failure['failed_at']):{output.TIME} %Z}",
         f"on {failure['host'] or 'an unknown host'}, pid {failure['pid']}",
         f"signal {failure['exit_signal']}" if failure["exit_signal"] else "",
         "" if failure["exit_code"] is None else f"exit code {failure['exit_code']}",

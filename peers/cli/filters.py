@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from peers.cli import queries
-from peers.cli.parser import graph_id, instant, name, task_id, text
+from peers.cli.argument_types import graph_id, instant, name, task_id, text
 from peers.spans import timedelta_of
 
 if TYPE_CHECKING:
@@ -74,14 +74,6 @@ def add_cause_options(parser: Parser) -> None:
         metavar="ID",
         help="only dead letters with the same cause as this one: kind, error type and frame",
     )
-
-
-def add_bulk_options(parser: Parser) -> None:
-    """Declare --dry-run and --reason."""
-    parser.add_argument(
-        "--dry-run", action="store_true", help="say what would be done, and change nothing"
-    )
-    parser.add_argument("--reason", type=text, metavar="TEXT", help="why; `peers actions` shows it")
 
 
 def require_one_way(args: argparse.Namespace) -> None:

@@ -7,8 +7,9 @@ import sys
 from typing import TYPE_CHECKING, Any, Final
 
 from peers.cli import output
+from peers.cli.argument_types import positive, task_id
 from peers.cli.database import connected
-from peers.cli.parser import add_command, advice, positive, task_id
+from peers.cli.parser import add_command, advice
 from peers.errors import GraphNotFound, TaskNotFound
 from peers.pictures import dot, mermaid, read, svg, tree
 from peers.pictures.fold import MAX_NODES, fold

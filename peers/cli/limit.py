@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 from peers.cli import output, queries
+from peers.cli.argument_types import duration, instant, name, positive
 from peers.cli.database import connected, perform
 from peers.cli.limit_set import register_set
 from peers.cli.limit_table import (
@@ -18,16 +19,8 @@ from peers.cli.limit_table import (
     print_limits,
     said_limit,
 )
-from peers.cli.parser import (
-    add_command,
-    add_group,
-    add_reason,
-    advice,
-    duration,
-    instant,
-    name,
-    positive,
-)
+from peers.cli.options import add_reason
+from peers.cli.parser import add_command, add_group, advice
 from peers.client import limit_operations as operations
 from peers.errors import BadLimit
 
@@ -38,7 +31,6 @@ if TYPE_CHECKING:
     from peers.client.limit_records import LimitKey, LimitRecord
 
 _KEYS_SHOWN: Final = 10
-_TIME: Final = "%Y-%m-%d %H:%M:%S"
 
 
 def register(commands: Commands) -> None:
@@ -138,7 +130,7 @@ def _show(args: argparse.Namespace) -> int:
         "running": f"{found.running:,}",
         "waiting": f"{found.waiting:,}",
         "declared": origin_of(found, any_peer=any_peer),
-        "changed": f"{found.changed_at:{_TIME}}",
+        "changed": f"{found.changed_at:{output.TIME}}",
     }
     for label, value in lines.items():
         if value:
@@ -230,7 +222,7 @@ def _until(seconds: timedelta | None, until: datetime | None) -> str:
     if seconds is not None:
         return f"for {output.span(seconds)}"
     if until is not None:
-        return f"until {until.astimezone(UTC):{_TIME}} UTC"
+        return f"until {until.astimezone(UTC):{output.TIME}} UTC"
     return "until it is opened"
 
 

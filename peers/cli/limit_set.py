@@ -7,9 +7,11 @@ import shlex
 from typing import TYPE_CHECKING, Any, Final
 
 from peers.cli import output, queries
+from peers.cli.argument_types import duration, name, positive, text
 from peers.cli.database import connected, perform
 from peers.cli.limit_table import is_unused, place_of, said_limit
-from peers.cli.parser import add_command, add_reason, advice, duration, name, positive, text
+from peers.cli.options import add_reason
+from peers.cli.parser import add_command, advice
 from peers.client import limit_operations as operations
 from peers.errors import BadLimit
 

@@ -9,8 +9,9 @@ import time
 from typing import TYPE_CHECKING, Any, Final
 
 from peers.cli import output, queries
+from peers.cli.argument_types import positive, task_id
 from peers.cli.database import connected
-from peers.cli.parser import add_command, advice, positive, task_id
+from peers.cli.parser import add_command, advice
 from peers.errors import TaskNotFound
 
 if TYPE_CHECKING:

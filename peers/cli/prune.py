@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from peers.cli import output
+from peers.cli.argument_types import duration
 from peers.cli.database import connected, persistently
-from peers.cli.parser import add_command, add_reason, duration
+from peers.cli.options import add_dry_run, add_reason
+from peers.cli.parser import add_command
 from peers.database import functions
 
 if TYPE_CHECKING:
@@ -39,7 +41,8 @@ def register(commands: Commands) -> None:
         metavar="DURATION",
         help="delete dead letters that died longer ago, and cancel the tasks that wait for them",
     )
-    add_reason(prune, dry_run=True)
+    add_dry_run(prune)
+    add_reason(prune)
 
 
 def _prune(args: argparse.Namespace) -> int:

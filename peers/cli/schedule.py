@@ -8,16 +8,10 @@ from datetime import UTC
 from typing import TYPE_CHECKING, Any, Final
 
 from peers.cli import hints, output, queries
+from peers.cli.argument_types import TIME_FORM, instant, positive
 from peers.cli.database import connected, perform
-from peers.cli.parser import (
-    TIME_FORM,
-    add_command,
-    add_group,
-    add_reason,
-    advice,
-    instant,
-    positive,
-)
+from peers.cli.options import add_reason
+from peers.cli.parser import add_command, add_group, advice
 from peers.cli.schedule_add import NEXT_SHOWN, TIME, add_name, next_times, register_add
 from peers.client import schedule_operations as operations
 from peers.errors import BadSchedule, NotFound

@@ -6,11 +6,8 @@ import argparse
 import sys
 from typing import TYPE_CHECKING, Any, Final
 
-from peers.cli.database import connected, perform
-from peers.cli.output import say
-from peers.cli.parser import (
+from peers.cli.argument_types import (
     TIME_FORM,
-    add_command,
     duration,
     graph_id,
     instant,
@@ -20,6 +17,9 @@ from peers.cli.parser import (
     task_ids,
     text,
 )
+from peers.cli.database import connected, perform
+from peers.cli.output import say
+from peers.cli.parser import add_command
 from peers.client.options import Options, options_document
 from peers.client.statements import Request, submit_statement
 from peers.spans import FORMS

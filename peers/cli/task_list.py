@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Final
 from peers.cli import output, queries, task_queries
 from peers.cli.database import connected
 from peers.cli.filters import add_task_options, filter_of
-from peers.cli.parser import add_command, advice, positive
+from peers.cli.options import add_limit
+from peers.cli.parser import add_command, advice
 from peers.types import TaskState
 
 if TYPE_CHECKING:
@@ -44,13 +45,7 @@ def register(commands: Commands) -> None:
         metavar="STATE",
         help=f"only this state: {', '.join(state.value for state in TaskState)}",
     )
-    tasks.add_argument(
-        "--limit",
-        type=positive,
-        default=_LISTED,
-        metavar="N",
-        help=f"show at most N (default: {_LISTED})",
-    )
+    add_limit(tasks, _LISTED)
     add_task_options(tasks, since="were submitted")
 
 

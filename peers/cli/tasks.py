@@ -5,17 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from peers.cli import output, queries
+from peers.cli.argument_types import TIME_FORM, duration, instant, json_object, name, task_id
 from peers.cli.database import connected, perform
-from peers.cli.parser import (
-    TIME_FORM,
-    add_command,
-    add_reason,
-    duration,
-    instant,
-    json_object,
-    name,
-    task_id,
-)
+from peers.cli.options import add_reason
+from peers.cli.parser import add_command
 from peers.cli.wording import in_words_of_the_shell
 from peers.client import operations
 from peers.errors import PeersError

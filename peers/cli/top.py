@@ -9,10 +9,11 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 from peers.cli import output, overview, terminal, top_layout
+from peers.cli.argument_types import duration
 from peers.cli.database import connection_to
 from peers.cli.exact_json import written
 from peers.cli.limit_table import document_of
-from peers.cli.parser import add_command, duration
+from peers.cli.parser import add_command
 from peers.cli.place import located
 from peers.cli.problems import problems
 from peers.cli.sampler import TIMEOUT, Sampler
