@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from peers.cli import dead_queries, output
 from peers.cli.argument_types import task_id
+from peers.cli.bulk import IDS_SHOWN
 from peers.cli.database import connected
-from peers.cli.dead_filter import not_dead
+from peers.cli.dead_filter import not_dead_error
 from peers.cli.parser import add_command, advice
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from peers.cli.rows import Row
 
 _ARGS_SHOWN: Final = 2000
-_IDS_SHOWN: Final = 5
 _LOG_LINES: Final = 20
 _COLOUR: Final = re.compile(r"\x1b\[[0-9;:]*m")
 
@@ -42,8 +42,8 @@ def _show(args: argparse.Namespace) -> int:
     with connected(args) as connection:
         letter = dead_queries.dead_letter(connection, args.id)
         if letter is None:
-            raise not_dead(connection, args, args.id)
-        held = dead_queries.held_kinds(connection, [args.id], _IDS_SHOWN)
+            raise not_dead_error(connection, args, args.id)
+        held = dead_queries.held_kinds(connection, [args.id], IDS_SHOWN)
         graph = dead_queries.graph_of(connection, args.id)
         log = dead_queries.last_log(connection, args.id)
     if args.json:
@@ -75,7 +75,7 @@ def _print_letter(letter: Row, graph: int | None, held: list[Row]) -> None:
         ("created", f"{letter['created_at']:{output.TIME} %Z} by {letter['submitter']}"),
         ("raised in", letter["frame"] or ""),
         ("graph", "" if graph is None else str(graph)),
-        ("holds", said_held(letter["held_children"], held)),
+        ("holds", held_in_words(letter["held_children"], held)),
         ("args", _short(letter["args"])),
         ("metadata", _short(letter["metadata"])),
     ]
@@ -96,15 +96,15 @@ def _print_log(args: argparse.Namespace, log: Row) -> None:
         print(f"    {line}".rstrip())
 
 
-def said_held(children: int, held: list[Row]) -> str:
+def held_in_words(children: int, held: list[Row]) -> str:
     """Return how many children wait for a dead letter, and all tasks that wait below it."""
     if not children:
         return ""
-    kinds = "; ".join(said_kind(row) for row in held)
+    kinds = "; ".join(kind_with_ids(row) for row in held)
     return f"{output.count(children, 'child', 'children')}; waiting below it: {kinds}"
 
 
-def said_kind(row: Row) -> str:
+def kind_with_ids(row: Row) -> str:
     """Return a kind with its number of tasks and some of their ids."""
     more = ", …" if row["tasks"] > len(row["task_ids"]) else ""
     ids = ", ".join(map(str, row["task_ids"]))

@@ -1,4 +1,4 @@
-"""Which tasks a command is about: its options, and the filter of SQL that they stand for."""
+"""The options that choose tasks, and the filter that they become in SQL."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from peers.cli import queries
+from peers.cli import output, queries
 from peers.cli.argument_types import graph_id, instant, name, task_id, text
 from peers.spans import timedelta_of
 
@@ -41,12 +41,15 @@ def add_task_options(parser: Parser, *, since: str) -> None:
     group.add_argument("--graph", type=graph_id, metavar="ID", help="only tasks of this graph")
     group.add_argument(
         "--since",
-        type=moment,
+        type=time_or_age,
         metavar="TIME",
         help=f"only tasks that {since} at this time or later: 2h, 3d or 2026-11-27T03:00",
     )
     group.add_argument(
-        "--until", type=moment, metavar="TIME", help=f"only tasks that {since} before this time"
+        "--until",
+        type=time_or_age,
+        metavar="TIME",
+        help=f"only tasks that {since} before this time",
     )
 
 
@@ -86,7 +89,7 @@ def require_one_way(args: argparse.Namespace) -> None:
         args.parser.error(f"name the tasks in one way: {ways}")
 
 
-def moment(value: str) -> datetime | timedelta:
+def time_or_age(value: str) -> datetime | timedelta:
     """Return a time, or a duration that means so long ago."""
     try:
         return timedelta_of(value)
@@ -99,6 +102,12 @@ def moment(value: str) -> datetime | timedelta:
             'must be a duration such as "2h" or "3d" (so long ago), or a time such as '
             f'"2026-11-27T03:00" or "2026-11-27T02:00Z", not "{value}"'
         ) from None
+
+
+def say_if_kind_is_unknown(connection: Connection, args: argparse.Namespace) -> None:
+    """Say on stderr that --kind may be mistyped, if no peer has ever had a handler for it."""
+    if args.kind is not None and not queries.is_known_kind(connection, args.kind):
+        output.say(f'No peer has a handler for the kind "{args.kind}". Check the name.')
 
 
 def filter_of(

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from peers.database.connection import Connection
 
 _LOOK_EVERY: Final = 0.5
+_LOOK_SOON: Final = 0.1
 _ASK_EVERY: Final = 5.0
 _FRESH_WITHIN: Final = 2.0
 """How long to wait for the peer to store the log of a running attempt. It may have nothing new."""
@@ -108,7 +109,7 @@ def _refresh(connection: Connection, id: int, token: object) -> None:
     before, until = newest(), time.monotonic() + _FRESH_WITHIN
     queries.follow_log(connection, id)
     while newest() == before and time.monotonic() < until:
-        time.sleep(_LOOK_EVERY / 5)
+        time.sleep(_LOOK_SOON)
 
 
 class _Follower:

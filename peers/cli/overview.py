@@ -13,6 +13,7 @@ import psycopg
 
 from peers.cli import dead_queries, queries, queue_queries
 from peers.cli.database import perform
+from peers.cli.limit_table import document_of as limit_document
 from peers.client import limit_operations, operations
 from peers.database import functions
 from peers.database.connection import is_connection_lost
@@ -32,6 +33,10 @@ WINDOW: Final = timedelta(minutes=5)
 """The throughput is an average over this time."""
 RUNNING_SHOWN: Final = 50
 _PAUSED_MAX: Final = 1000
+_BOUNDS: Final = """
+    select set_config('statement_timeout', %s, true),
+           set_config('max_parallel_workers_per_gather', '0', true), set_config('jit', 'off', true)
+"""
 
 
 class Reading(NamedTuple):
@@ -65,12 +70,6 @@ def read(connection: Connection, part: Part, timeout: float) -> Reading:
         problem = str(error).strip().split("\n")[0]
     ended = time.monotonic()
     return Reading(found, problem, ended - began, ended)
-
-
-_BOUNDS: Final = """
-    select set_config('statement_timeout', %s, true),
-           set_config('max_parallel_workers_per_gather', '0', true), set_config('jit', 'off', true)
-"""
 
 
 def _unrunnable(connection: Connection) -> list[Row]:
@@ -110,7 +109,6 @@ NOTHING: Final[Mapping[str, Any]] = {
 }
 """What a part counts as that could not be read."""
 
-
 COUNTS: Final = ("ready", "scheduled", "running", "blocked", "dead")
 _IDLE: Final[Mapping[str, Any]] = {
     **dict.fromkeys((*COUNTS, "ready_in_paused_graphs"), 0),
@@ -144,6 +142,9 @@ def queue_rows(found: Mapping[str, Any], unread: Container[str] = ()) -> list[Ro
     ]
 
 
-def without_throughput(found: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the parts without those that are columns of the queues."""
-    return {part: found[part] for part in found if part not in ("throughput", "last_hour")}
+def document(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the parts as --json prints them, without those that are columns of the queues."""
+    any_peer = queries.is_any_alive(found["peers"])
+    parts = {part: found[part] for part in found if part not in ("throughput", "last_hour")}
+    limits = [limit_document(limit, any_peer=any_peer) for limit in found["limits"]]
+    return {**parts, "limits": limits}
