@@ -10,7 +10,7 @@ from peers.cli.argument_types import graph_id, name
 from peers.cli.database import connected, perform
 from peers.cli.options import add_dry_run, add_limit, add_reason
 from peers.cli.parser import add_command, add_group, advice
-from peers.client import operations
+from peers.client import graph_operations
 from peers.errors import GraphNotFound
 
 if TYPE_CHECKING:
@@ -163,7 +163,7 @@ def _time(time: Any) -> str:
 
 
 def _cancel(args: argparse.Namespace) -> int:
-    operation = partial(operations.cancel_graph, dry_run=args.dry_run)
+    operation = partial(graph_operations.cancel_graph, dry_run=args.dry_run)
     return _change(
         args, operation,
         "would cancel {}" if args.dry_run else "{} cancelled or asked to stop",
@@ -171,15 +171,15 @@ def _cancel(args: argparse.Namespace) -> int:
 
 
 def _pause(args: argparse.Namespace) -> int:
-    return _change(args, operations.pause_graph, "paused; {} ready")
+    return _change(args, graph_operations.pause_graph, "paused; {} ready")
 
 
 def _resume(args: argparse.Namespace) -> int:
-    return _change(args, operations.resume_graph, "resumed; {} ready")
+    return _change(args, graph_operations.resume_graph, "resumed; {} ready")
 
 
 def _retry(args: argparse.Namespace) -> int:
-    operation = partial(operations.retry_graph, dry_run=args.dry_run)
+    operation = partial(graph_operations.retry_graph, dry_run=args.dry_run)
     return _change(args, operation, "would retry {}" if args.dry_run else "{} retried")
 
 
@@ -195,7 +195,7 @@ def _id(connection: Connection, args: argparse.Namespace) -> int:
     """Return the id that was typed, or that of the newest graph of this name."""
     if isinstance(args.graph, int):
         return args.graph
-    found = perform(connection, operations.find_graphs(name=args.graph, limit=1))
+    found = perform(connection, graph_operations.find_graphs(name=args.graph, limit=1))
     if not found:
         raise GraphNotFound(
             f'there is no graph "{args.graph}"', f"`{advice(args, 'graph list')}` lists them."

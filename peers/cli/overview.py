@@ -14,7 +14,7 @@ import psycopg
 from peers.cli import dead_queries, queries, queue_queries
 from peers.cli.database import perform
 from peers.cli.limit_table import document_of as limit_document
-from peers.client import limit_operations, operations
+from peers.client import graph_operations, limit_operations
 from peers.database import functions
 from peers.database.connection import is_connection_lost
 from peers.errors import PeersError
@@ -80,7 +80,9 @@ def _paused_graphs(connection: Connection) -> list[Row]:
     """Return the paused graphs that have unfinished tasks."""
     return [
         {"graph_id": graph.id, "name": graph.name, "tasks": graph.tasks, "ready": graph.ready}
-        for graph in perform(connection, operations.find_graphs(paused=True, limit=_PAUSED_MAX))
+        for graph in perform(
+            connection, graph_operations.find_graphs(paused=True, limit=_PAUSED_MAX)
+        )
         if graph.finished_at is None and graph.tasks
     ]
 

@@ -21,7 +21,8 @@ from peers.cli.database import connected, perform
 from peers.cli.output import say
 from peers.cli.parser import add_command
 from peers.client.options import Options, options_document
-from peers.client.statements import Request, submit_statement
+from peers.client.statements import Request
+from peers.client.submit_statements import submit_statement
 from peers.spans import FORMS
 from peers.types import OnDuplicate, ParentFailure, UniqueWhile
 

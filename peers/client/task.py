@@ -28,8 +28,9 @@ from peers.client import operations
 from peers.client.node import Node
 from peers.client.options import OptionFields, Options, options_from
 from peers.client.results import wait, wait_async
-from peers.client.statements import Request, submit_statement
+from peers.client.statements import Request
 from peers.client.submission import document
+from peers.client.submit_statements import submit_statement
 from peers.client.targets import is_async_target
 from peers.client.transport import perform, perform_async, perform_in, perform_in_async
 from peers.errors import ArgsInvalid, BadArgument, BadLimit, BadSchedule, BadTask
@@ -353,7 +354,7 @@ def task(
 
 
 def _kept(keep_log: object) -> KeepLog:
-    """Return which logs are kept; what is neither a boolean nor "always" is refused later."""
+    """Return which logs are kept. `Handler` refuses what is neither a boolean nor "always"."""
     if isinstance(keep_log, bool):
         return "failed" if keep_log else ""
     return keep_log if keep_log == "always" else repr(keep_log)  # type: ignore[return-value]
