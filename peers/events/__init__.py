@@ -1,6 +1,6 @@
 """Every event that Peers can log: its name, its sentence and its fields.
 
-Events go to the logger "peers", and peers.logs.log_output formats them. Durations are in seconds.
+Events go to the logger "peers", and peers.logs.log_format formats them. Durations are in seconds.
 """
 
 from peers.events.limits import (
