@@ -53,6 +53,11 @@ def register(commands: Commands) -> None:
         )
         add_name(changing)
         add_reason(changing)
+    _register_questions(group)
+    _register_backfills(group)
+
+
+def _register_questions(group: Commands) -> None:
     explain = add_command(
         group,
         "explain",
@@ -81,6 +86,9 @@ def register(commands: Commands) -> None:
         "--count", type=positive, default=NEXT_SHOWN, metavar="N",
         help=f"how many (default: {NEXT_SHOWN})",
     )  # fmt: skip
+
+
+def _register_backfills(group: Commands) -> None:
     backfill = add_command(
         group,
         "backfill",
