@@ -1,4 +1,4 @@
-"""What finished tasks cost: claims beside none and beside ten million, and while a million go.
+"""What finished tasks cost: claims beside none, beside ten million, and during a prune.
 
     python -m benchmarks.retention [--finished 10000000] [--pruned 1000000] [--rounds 5]
 

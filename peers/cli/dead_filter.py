@@ -29,7 +29,7 @@ _PLURALS: Final = {
 
 
 def dead_filter(args: argparse.Namespace, connection: Connection) -> Filter:
-    """Return the filter that the options stand for; --cause-of adds those of its task."""
+    """Return the filter that the options describe; --cause-of adds those of its task."""
     wanted = filter_of(args, connection)
     if args.cause_of is not None:
         letter = dead_queries.dead_letter(connection, args.cause_of)

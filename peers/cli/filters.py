@@ -113,7 +113,7 @@ def say_if_kind_is_unknown(connection: Connection, args: argparse.Namespace) -> 
 def filter_of(
     args: argparse.Namespace, connection: Connection, keys: Sequence[str] = tuple(OPTIONS)
 ) -> Filter:
-    """Return the filter that the options stand for. Raises GraphNotFound if --graph names none."""
+    """Return the filter that the options describe. Raises GraphNotFound if --graph names none."""
     found: Filter = {key: getattr(args, key, None) for key in keys}
     for key in ("since", "until"):
         if isinstance(found.get(key), timedelta):

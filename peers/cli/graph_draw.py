@@ -1,4 +1,4 @@
-"""`peers graph draw`: draw a graph, or what is around a task."""
+"""`peers graph draw`: draw a graph, or a task with its ancestors and descendants."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def register(
         group,
         "draw",
         lambda args: _draw(args, find),
-        "draw a graph, or what is around a task; `peers graph 42` does the same",
+        "draw a graph, or a task with its ancestors and descendants (`peers graph 42` is short)",
         reads=True,
         example=[
             "peers graph 42",

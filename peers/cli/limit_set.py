@@ -35,7 +35,7 @@ def register_set(group: Commands) -> None:
         group,
         "set",
         _set,
-        'create or change a limit; what is not named stays, "none" clears it',
+        'create or change a limit (options left out keep their values, "none" clears one)',
         example=(
             "peers limit set stripe --kind pay.charge --max-running 4",
             "peers limit set api --queue api --starts 100 --per 1m --key account_id",

@@ -155,7 +155,7 @@ class _Follower:
         return task
 
     def _look(self) -> None:
-        """Print what is new, and keep the peer storing it."""
+        """Print what is new, and ask the peer from time to time to go on storing the log."""
         if time.monotonic() >= self._ask_at:
             self._ask_at = time.monotonic() + _ASK_EVERY
             queries.follow_log(self._connection, self._id)

@@ -41,7 +41,7 @@ class Line(NamedTuple):
 
 
 class View(NamedTuple):
-    """What is to be shown."""
+    """What the screen shows."""
 
     database: str
     found: Mapping[str, Any]

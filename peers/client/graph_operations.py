@@ -41,7 +41,7 @@ def cancel_graph(graph: int, *, dry_run: bool = False, reason: str | None = None
 
     dry_run: only count them. reason: is recorded in peers.action. Raises GraphNotFound.
     """
-    return Request(statements.CANCEL_GRAPH, _graph_or_count(graph, dry_run, reason))
+    return Request(statements.CANCEL_GRAPH, _graph_with_dry_run(graph, dry_run, reason))
 
 
 def pause_graph(graph: int, *, reason: str | None = None) -> Request[int]:
@@ -67,12 +67,12 @@ def retry_graph(graph: int, *, dry_run: bool = False, reason: str | None = None)
 
     dry_run: only count them. reason: is recorded in peers.action. Raises GraphNotFound.
     """
-    return Request(statements.RETRY_GRAPH, _graph_or_count(graph, dry_run, reason))
+    return Request(statements.RETRY_GRAPH, _graph_with_dry_run(graph, dry_run, reason))
 
 
 def _graph(graph: int, reason: object) -> dict[str, Any]:
     return {"graph": id_of(graph, "graph", name="graph"), **reason_of(reason)}
 
 
-def _graph_or_count(graph: int, dry_run: object, reason: object) -> dict[str, Any]:
+def _graph_with_dry_run(graph: int, dry_run: object, reason: object) -> dict[str, Any]:
     return {**_graph(graph, reason), "dry_run": switch_of("dry_run", dry_run)}

@@ -76,7 +76,7 @@ def _find_lost_notification(context: CheckContext) -> Iterator[Finding]:
     elif took > _SLOW:
         yield Finding(
             WARNING, "notification", "LISTEN and NOTIFY",
-            f"a notification took {took:.1f} s: tasks start so much later",
+            f"a notification took {took:.1f} s, and tasks start that much later",
             "look for the findings slow_connection, synchronous_standby and notification_queue; "
             "an overloaded server is slow as well",
         )  # fmt: skip

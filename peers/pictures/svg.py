@@ -122,7 +122,7 @@ def _draw_box(box: _Box, corner: Point) -> Iterator[str]:
 
 
 def _border(state: str) -> str:
-    """Return the attributes of a border, which tells states apart without colours, too."""
+    """Return the attributes of a border. It shows the state without colours, too."""
     width = 3 if state in ("dead", "running") else 1.5
     return f' stroke-width="{width}"{_dash(_BOX_DASHES.get(state, ""))}'
 

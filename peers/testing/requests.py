@@ -1,4 +1,4 @@
-"""What a handler that runs inline asks from the scheduler: recorded, and answered by the test."""
+"""Record what an inline handler asks from the scheduler, and reply as the test has said."""
 
 from __future__ import annotations
 
@@ -49,10 +49,10 @@ class Submission:
 
 
 class InlineRequests(KillLimit):
-    """Answers a handler in place of its peer.
+    """Replies to a handler in place of its peer.
 
     Submissions are recorded. With a database they are made there too; without one, they get ids
-    that stand for no task.
+    that belong to no task.
     """
 
     def __init__(
