@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+import secrets
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -51,21 +52,25 @@ MAY = {
 }  # fmt: skip
 
 
-def statements() -> str:
-    """Return the SQL of the page that creates the logins."""
+def statements(logins: Mapping[str, str]) -> str:
+    """Return the SQL of the page that creates the logins, under these names."""
     blocks = re.findall(r"^```sql\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
     [found] = [str(block) for block in blocks if "shop_app" in block]
-    return found
+    return re.sub(rf"\b({'|'.join(logins)})\b", lambda match: logins[match[0]], found)
 
 
 @contextmanager
-def logins(db: Connection) -> Iterator[None]:
-    """Create the logins of the page, for a `with` block."""
-    db.execute(statements().encode())
+def logins(db: Connection) -> Iterator[dict[str, str]]:
+    """Create the logins of the page for a `with` block, and yield their names on this server.
+
+    Roles belong to the whole server, which may run other tests at the same time.
+    """
+    names = {login: f"{login}_{secrets.token_hex(4)}" for login in LOGINS}
+    db.execute(statements(names).encode())
     try:
-        yield
+        yield names
     finally:
-        for login in LOGINS:
+        for login in names.values():
             run(db, f"drop owned by {login}")
             run(db, f"drop role {login}")
 
@@ -94,15 +99,15 @@ def test_each_login_may_do_what_the_page_says_and_no_more(db: Connection) -> Non
     dead = submit(db)
     peer.fail(*peer.claim(), reject=True)
     ids = {"dead": dead, "waiting": submit(db)}
-    with logins(db):
-        assert {login: allowed(db, login, ids) for login in LOGINS} == MAY
+    with logins(db) as names:
+        assert {login: allowed(db, name, ids) for login, name in names.items()} == MAY
 
 
 def test_a_login_that_submits_does_not_stay_in_a_transaction(db: Connection) -> None:
     """The page sets a time limit for it."""
     query = "select rolname, rolconfig from pg_roles where rolname = any (%s)"
-    with logins(db):
-        found = db.execute(query, (["shop_app", "shop_web"],)).fetchall()
+    with logins(db) as names:
+        found = db.execute(query, ([names["shop_app"], names["shop_web"]],)).fetchall()
     assert len(found) == 2
     assert all("idle_in_transaction_session_timeout=1min" in json.dumps(one) for one in
                (each["rolconfig"] for each in found))  # fmt: skip

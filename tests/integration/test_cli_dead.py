@@ -342,7 +342,10 @@ def test_an_interrupted_command_says_how_far_it_went(
             command("dead", "retry", "--all"), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
             text=True, env=environment(database_url),
         )  # fmt: skip
-        waiting = "select 1 from pg_stat_activity where wait_event_type = 'Lock'"
+        waiting = (
+            "select 1 from pg_stat_activity"
+            " where wait_event_type = 'Lock' and datname = current_database()"
+        )
         until(lambda: watching.execute(waiting).fetchone(), "the batch waits")
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=PATIENCE)

@@ -39,7 +39,10 @@ def client(database_url: str) -> Iterator[Client]:
 
 def pids(db: Connection, name: str = NAME) -> set[int]:
     """The server's processes for this client."""
-    query = "select pid from pg_stat_activity where application_name = %s"
+    query = (
+        "select pid from pg_stat_activity"
+        " where application_name = %s and datname = current_database()"
+    )
     return {row["pid"] for row in db.execute(query, (name,))}
 
 

@@ -306,7 +306,8 @@ def test_a_peer_that_ends_records_on_a_new_connection(main: Main, db: Connection
     )
     main.connection.start(main.job(Statement(b"select pg_sleep(60)")))
     db.execute(
-        "select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'test'"
+        "select pg_terminate_backend(pid) from pg_stat_activity"
+        " where application_name = 'test' and datname = current_database()"
     )
     membership.record_all()
     leases.record_all.assert_called_once()
@@ -356,7 +357,8 @@ def test_a_connection_that_breaks_loses_its_job(main: Main, db: Connection) -> N
     """It is told at once."""
     main.connection.start(main.job(Statement(b"select pg_sleep(60)")))
     db.execute(
-        "select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'test'"
+        "select pg_terminate_backend(pid) from pg_stat_activity"
+        " where application_name = 'test' and datname = current_database()"
     )
     with pytest.raises(DatabaseUnreachable):
         main.until_results()

@@ -415,7 +415,10 @@ def test_many_wait_on_one_connection(db: Connection, peer: Peer, database_url: s
         ]
         for thread in threads:
             thread.start()
-        count = "select count(*) as n from pg_stat_activity where application_name = 'many'"
+        count = (
+            "select count(*) as n from pg_stat_activity"
+            " where application_name = 'many' and datname = current_database()"
+        )
         for claim in peer.claim(100):
             assert peer.complete(claim, result=claim.task_id) == {}
         [row] = db.execute(count).fetchall()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import secrets
 import shutil
 from typing import TYPE_CHECKING
 
 import psycopg
 import pytest
+from psycopg import sql
 
 from peers.database import schema
 from peers.database.connection import connect
@@ -236,14 +238,15 @@ def test_a_newer_contract_is_refused_and_no_schema_is_explained(
 
 def test_without_the_right_to_create_a_schema_it_says_so(empty: Connection) -> None:
     """The error names the remedy, and the role that may not is not left half way."""
-    empty.execute("create role h3_nobody")
+    nobody = sql.Identifier(f"nobody_{secrets.token_hex(4)}")
+    empty.execute(sql.SQL("create role {}").format(nobody))
     try:
-        empty.execute("set role h3_nobody")
+        empty.execute(sql.SQL("set role {}").format(nobody))
         with pytest.raises(NotPermitted, match=r"permission denied.*Migrate as the owner"):
             schema.migrate(empty)
     finally:
         empty.execute("reset role")
-        empty.execute("drop role h3_nobody")
+        empty.execute(sql.SQL("drop role {}").format(nobody))
 
 
 def test_a_lock_that_does_not_come_is_given_up(

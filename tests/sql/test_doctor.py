@@ -18,6 +18,7 @@ from tests.support.doctor_faults import (
     SERVER_FAULTS,
     Ground,
     names,
+    needs_another_server,
     planted,
     use_up_transactions,
 )
@@ -48,6 +49,8 @@ def test_a_check_finds_its_fault_and_nothing_in_a_healthy_database(
     """A finding has a level, names what it is about, and says what to type. SQL that its remedy
     starts with removes it.
     """
+    if name in needs_another_server(db):
+        pytest.skip("the settings of this server do not allow this fault")
     assert doctor(db, name, older_than=AT_ONCE) == []
     with planted(Ground(database_url, db), name):
         findings = doctor(db, name, older_than=AT_ONCE)

@@ -285,14 +285,15 @@ def test_public_has_nothing(db: Connection) -> None:
 
 def test_a_submitter_adds_tasks_to_graphs_of_its_own(db: Connection) -> None:
     """A graph of another role refuses them, whatever the way; its key too. A member may."""
-    run(db, "create role alice login; grant peers_submitter to alice")
-    run(db, "create role bob login; grant peers_submitter to bob")
+    alice, bob = (f"peers_test_{secrets.token_hex(4)}_{name}" for name in ("alice", "bob"))
+    run(db, f"create role {alice} login; grant peers_submitter to {alice}")
+    run(db, f"create role {bob} login; grant peers_submitter to {bob}")
     try:
-        run(db, "set session authorization alice")
+        run(db, f"set session authorization {alice}")
         mine = value(db, "insert into peers.graph (name) values ('mine') returning id")
         keyed = value(db, SUBMIT_UNDER_KEY)
         assert submit(db, graph_id=mine)
-        run(db, "set session authorization bob")
+        run(db, f"set session authorization {bob}")
         for statement in (
             f"insert into peers.task (kind, graph_id) values ('a', {mine})",
             f"select peers.submit('a', graph_id => {mine})",
@@ -305,12 +306,12 @@ def test_a_submitter_adds_tasks_to_graphs_of_its_own(db: Connection) -> None:
         assert refusal(db, "insert into peers.graph (name, paused_at) values ('a', now())")[0] \
             == "42501"  # fmt: skip
         run(db, "reset session authorization")
-        run(db, "grant alice to bob")
-        run(db, "set session authorization bob")
+        run(db, f"grant {alice} to {bob}")
+        run(db, f"set session authorization {bob}")
         assert submit(db, graph_id=mine)
     finally:
         run(db, "reset session authorization")
-        run(db, "drop owned by alice, bob; drop role alice, bob")
+        run(db, f"drop owned by {alice}, {bob}; drop role {alice}, {bob}")
 
 
 SUBMIT_UNDER_KEY = """select graph_id from peers.submit_graph('[{"name": "x", "kind": "a"}]',

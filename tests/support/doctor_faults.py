@@ -60,6 +60,15 @@ def fault(plant: Callable[[Ground], None]) -> Callable[[Ground], None]:
     return plant
 
 
+def needs_another_server(db: Connection) -> set[str]:
+    """Return the faults that cannot be planted on this server, because of its settings."""
+    needs = {
+        "prepared_transaction": "current_setting('max_prepared_transactions')::integer > 0",
+        "replication_slot": "current_setting('wal_level') = 'logical'",
+    }
+    return {name for name, met in needs.items() if not value(db, f"select {met}")}
+
+
 @contextmanager
 def planted(ground: Ground, *names: str) -> Iterator[None]:
     """Plant faults, and remove them at the end."""

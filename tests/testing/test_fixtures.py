@@ -20,7 +20,7 @@ from tests.support.cli import PROJECT
 _PATIENCE = 200
 _CONFTEST = 'pytest_plugins = ["peers.testing.fixtures"]\n'
 _TESTS = """
-    import pytest, peers
+    import os, pytest, peers
     from peers.testing import assert_submitted, drain, submitted, Clock
 
     @peers.task("demo")
@@ -34,7 +34,11 @@ _TESTS = """
         assert_submitted(demo, {"n": n}, count=1)
         assert drain().completed[0].result == n + 1
         Clock().move("1h")
-        assert peers_database.connect().execute("select n from app").fetchall() == [(7,)]
+        connection = peers_database.connect()
+        assert connection.execute("select n from app").fetchall() == [(7,)]
+        if "NAMES" in os.environ:
+            with open(os.environ["NAMES"], "a") as names:
+                print(connection.info.dbname, file=names)
 """
 _PREPARE = """
     import psycopg, pytest
@@ -62,11 +66,12 @@ def run_pytest(folder: Path, *words: str, **env: str) -> subprocess.CompletedPro
     )  # fmt: skip
 
 
-def databases_of_tests(url: str) -> set[str]:
-    """Return the databases that the fixtures have made on this server."""
+def databases_of_run(url: str, name: str) -> set[str]:
+    """Return the databases on this server that the run has made that made this one."""
+    run = name.removeprefix(PREFIX).split("_")[0]
     with psycopg.connect(url) as connection:
         query = "select datname from pg_database where starts_with(datname, %s)"
-        return {name for (name,) in connection.execute(query, (PREFIX,))}
+        return {name for (name,) in connection.execute(query, (PREFIX + run,))}
 
 
 @pytest.mark.parametrize("words", [(), ("-n", "2")], ids=["one process", "two processes"])
@@ -74,12 +79,13 @@ def test_each_test_has_a_database_of_its_own(
     databases: Databases, tmp_path: Path, words: tuple[str, ...]
 ) -> None:
     """They share a template with the tables of the application, and leave nothing behind."""
-    server = databases.url("postgres")
-    before = databases_of_tests(server)
-    done = run_pytest(tmp_path, *words, PEERS_TEST_DSN=server)
+    server, names = databases.url("postgres"), tmp_path / "names"
+    done = run_pytest(tmp_path, *words, PEERS_TEST_DSN=server, NAMES=str(names))
     assert done.returncode == 0, done.stdout + done.stderr
     assert "4 passed" in done.stdout
-    assert databases_of_tests(server) == before
+    made = names.read_text().split()
+    assert len(set(made)) == 4
+    assert [databases_of_run(server, name) for name in made] == [set()] * 4
 
 
 def test_a_private_postgres_is_started_and_removed(tmp_path: Path) -> None:
