@@ -1,4 +1,4 @@
-"""What finished tasks cost: claims beside none and beside ten million, and while a million go.
+"""What finished tasks cost: claims beside none, beside ten million, and during a prune.
 
     python -m benchmarks.retention [--finished 10000000] [--pruned 1000000] [--rounds 5]
 
@@ -30,6 +30,7 @@ from peers.types import CONTRACT_VERSION
 _BATCH: Final = 500
 _FILL_AT_ONCE: Final = 1_000_000
 _STEP_SECONDS: Final = 0.05
+_STEP_MOST: Final = 10_000
 _DAYS: Final = 30
 _MILLION: Final = 1_000_000
 _MOST_ROUNDS: Final = 40
@@ -96,7 +97,7 @@ class Session:
             "insert into peers.task (kind) select 'bench.noop' from generate_series(1, %s)", [count]
         )
 
-    def drain(self, figures: Figures, meter_all: bool = True) -> None:
+    def drain(self, figures: Figures) -> None:
         """Claim and complete all tasks."""
         meter = CpuMeter(self._server.postmaster, [])
         done, began = 0, time.monotonic()
@@ -104,8 +105,7 @@ class Session:
         while count := self._batch(figures):
             done += count
         cpu = meter.end()
-        if meter_all:
-            figures.micros.append(cpu.postgres / 1e3 / done)
+        figures.micros.append(cpu.postgres / 1e3 / done)
         figures.rates.append(done / (time.monotonic() - began))
 
     def _batch(self, figures: Figures) -> int:
@@ -145,7 +145,7 @@ def pruning(url: str, count: int, deleted: list[int]) -> Iterator[None]:
         with connect(url) as connection:
             age = _value(connection, "select now() - max(finished_at) from (select finished_at from"
                          " peers.task order by id limit %s) t", count)  # fmt: skip
-            size, finished = 10_000, False
+            size, finished = _STEP_MOST, False
             while not finished and not stop.is_set():
                 began = time.monotonic()
                 row = connection.execute(
@@ -157,7 +157,7 @@ def pruning(url: str, count: int, deleted: list[int]) -> Iterator[None]:
                 if seconds > 2 * _STEP_SECONDS:
                     size = max(1, size // 2)
                 elif seconds < _STEP_SECONDS:
-                    size = min(10_000, size * 2)
+                    size = min(_STEP_MOST, size * 2)
                 stop.wait(seconds)
 
     thread = threading.Thread(target=prune)
@@ -175,8 +175,8 @@ def young_round(url: str) -> tuple[float, int]:
         began, examined = time.monotonic(), 0
         while True:
             row = connection.execute(
-                "select looked_at, finished from peers.apply_retention(%s, null, 10000)",
-                [f"{_DAYS + 1} days"],
+                "select looked_at, finished from peers.apply_retention(%s, null, %s)",
+                [f"{_DAYS + 1} days", _STEP_MOST],
             ).fetchone()
             assert row is not None
             examined += row[0]

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
         BulkResult,
     )
     from peers.client.client import Client
+    from peers.client.decorator import (
+        task,
+    )
     from peers.client.functions import (
         add_schedule,
         add_schedule_async,
@@ -160,7 +163,6 @@ if TYPE_CHECKING:
     from peers.client.task import (
         BatchTask,
         Task,
-        task,
     )
     from peers.context import (
         CurrentTask,
@@ -387,6 +389,7 @@ _PLACES = (
     "peers.limits",
     "peers.schedules",
     "peers.client.task",
+    "peers.client.decorator",
     "peers.client.graph",
     "peers.client.submit",
     "peers.client.functions",

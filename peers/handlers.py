@@ -126,6 +126,11 @@ class Handler:
             )
 
     @property
+    def timeout_seconds(self) -> float | None:
+        """Return the timeout in seconds. None: there is none."""
+        return None if self.timeout is None else self.timeout.total_seconds()
+
+    @property
     def is_async(self) -> bool:
         """Return whether it runs on the event loop of an async worker."""
         return inspect.iscoroutinefunction(self.function)

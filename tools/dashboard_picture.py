@@ -33,6 +33,8 @@ from tests.support.prometheus import Prometheus, expressions, panels
 _COLUMNS: Final = 24
 _STEP: Final = 2.0
 _MOST_LINES: Final = 8
+_WARM_UP: Final = 20.0
+"""Seconds that are not drawn."""
 _SETUP: Final = (
     "insert into peers.limit (name, kind, max_running) values ('thumbs', 'thumbs.make', 3)",
     "insert into peers.schedule (name, cron, kind) values ('nightly', '@daily', 'mail.send')",
@@ -59,7 +61,7 @@ def main() -> None:
             with Prometheus(folder, targets) as prometheus:
                 began = time.monotonic()
                 _work(stage, options.seconds)
-                _draw(prometheus, time.monotonic() - began - 20, options.picture)
+                _draw(prometheus, time.monotonic() - began - _WARM_UP, options.picture)
 
 
 def _work(stage: Stage, seconds: float) -> None:

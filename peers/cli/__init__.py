@@ -53,7 +53,7 @@ GROUPS: Final = {
 """The modules and their commands. Only the module of the typed command is imported."""
 
 _BY_WORDS: Final = ("predict",)
-"""What this declares depends on the typed words."""
+"""The modules that declare different options for different words on the command line."""
 
 _EPILOGUE: Final = """\
 Try it:                peers demo
@@ -68,9 +68,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code. Wrong usage and --help raise SystemExit."""
     words = sys.argv[1:] if argv is None else list(argv)
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(
-            stream, io.TextIOWrapper
-        ):  # the terminal may not have all characters of a task
+        if isinstance(stream, io.TextIOWrapper):
+            # the terminal may not have all characters of a task
             stream.reconfigure(errors="backslashreplace")
     try:
         code = _dispatch(words)
@@ -121,7 +120,7 @@ def _dispatch(words: list[str]) -> int:
     try:
         code: int = args.run(args)
     except Exception as error:
-        from peers.errors import PeersError  # after an error, the time of an import is no matter
+        from peers.errors import PeersError  # imported late, because it is slow
 
         if isinstance(error, PeersError):
             from peers.cli.wording import in_words_of_the_shell

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
-
-from psycopg.rows import dict_row
+from typing import TYPE_CHECKING, Final
 
 from peers.cli import output
+from peers.cli.argument_types import duration, text
 from peers.cli.database import connected
 from peers.cli.exact_json import written
-from peers.cli.parser import add_command, duration, positive, text
+from peers.cli.options import add_limit
+from peers.cli.parser import add_command
+from peers.cli.rows import rows
 
 if TYPE_CHECKING:
     import argparse
 
     from peers.cli.parser import Commands
+    from peers.cli.rows import Row
 
 _LISTED: Final = 50
-_TIME: Final = "%Y-%m-%d %H:%M:%S"
 _ACTIONS: Final = """
     select a.id, a.at, a.role, a.client, host(a.host) as host, a.verb, a.target, a.tasks,
            a.children, a.task_ids, a.reason
@@ -44,17 +45,12 @@ def register(commands: Commands) -> None:
     actions.add_argument(
         "--verb", type=text, metavar="VERB", help="only this verb, such as retry_dead"
     )
-    actions.add_argument(
-        "--limit", type=positive, default=_LISTED, metavar="N",
-        help=f"show at most N (default: {_LISTED})",
-    )  # fmt: skip
+    add_limit(actions, _LISTED)
 
 
 def _actions(args: argparse.Namespace) -> int:
-    with connected(args) as connection, connection.cursor(row_factory=dict_row) as cursor:
-        found = cursor.execute(
-            _ACTIONS, {"since": args.since, "verb": args.verb, "limit": args.limit}
-        ).fetchall()
+    with connected(args) as connection:
+        found = rows(connection, _ACTIONS, since=args.since, verb=args.verb, limit=args.limit)
     if args.json:
         output.document({"actions": found})
         return 0
@@ -65,7 +61,7 @@ def _actions(args: argparse.Namespace) -> int:
         ("AT (UTC)", "WHO", "VERB", "TARGET", "TASKS", "CHILDREN", "REASON"),
         [
             (
-                f"{each['at']:{_TIME}}", _who(each), each["verb"], _target(each["target"]),
+                f"{each['at']:{output.TIME}}", _who(each), each["verb"], _target(each),
                 _number(each["tasks"]), _number(each["children"]), each["reason"],
             )
             for each in found
@@ -77,17 +73,17 @@ def _actions(args: argparse.Namespace) -> int:
     return 0
 
 
-def _who(action: dict[str, Any]) -> str:
+def _who(action: Row) -> str:
     client = f" ({action['client']})" if action["client"] else ""
     place = f"@{action['host']}" if action["host"] else ""
     return f"{action['role']}{place}{client}"
 
 
-def _target(target: dict[str, Any]) -> str:
-    """Return the fields of a target as words."""
+def _target(action: Row) -> str:
+    """Return the fields of the target as words."""
     return " ".join(
         f"{name}={value if isinstance(value, str) else written(value)}"
-        for name, value in target.items()
+        for name, value in action["target"].parsed().items()
     )
 
 

@@ -1,4 +1,4 @@
-"""Act on many tasks in batches, so that locks are short; say how far it went."""
+"""Act on many tasks in batches, so that locks are held briefly, and show the progress."""
 
 from __future__ import annotations
 
@@ -28,8 +28,7 @@ VERBS: Final[Mapping[str, LiteralString]] = {
     "discard": "select * from peers.discard_dead(%(filter)s::jsonb, %(dry_run)s, %(reason)s)",
     "cancel": "select * from peers.cancel_tasks(%(filter)s::jsonb, %(dry_run)s, %(reason)s)",
 }
-
-
+"""The statement of each verb."""
 DONE: Final = {"retry": "retried", "discard": "discarded", "cancel": "cancelled"}
 
 
@@ -40,14 +39,19 @@ class Effect(NamedTuple):
     children: int
 
 
-NOTHING: Final = Effect(0, 0)
-_IDS_SHOWN: Final = 5
+NO_EFFECT: Final = Effect(0, 0)
+IDS_SHOWN: Final = 5
 
 
-def said_tasks(noun: str, tasks: int, ids: Sequence[int]) -> str:
+def tasks_with_ids(noun: str, tasks: int, ids: Sequence[int]) -> str:
     """Return how many tasks there are, with the first ids."""
-    shown = ", ".join(map(str, ids[:_IDS_SHOWN])) + (", …" if len(ids) > _IDS_SHOWN else "")
+    shown = ", ".join(map(str, ids[:IDS_SHOWN])) + (", …" if len(ids) > IDS_SHOWN else "")
     return output.count(tasks, noun) + (f" ({shown})" if ids else "")
+
+
+def say_nothing_changed() -> None:
+    """Say how to do what a preview has shown."""
+    output.say("hint: nothing was changed; the same command without --dry-run does it.")
 
 
 def preview(

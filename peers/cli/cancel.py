@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
-from peers.cli import bulk, output, queries, task_queries
+from peers.cli import bulk, output, task_queries
+from peers.cli.argument_types import task_id
 from peers.cli.database import connected, perform
-from peers.cli.filters import add_bulk_options, add_task_options, filter_of, require_one_way
-from peers.cli.parser import add_command, task_id
+from peers.cli.filters import add_task_options, filter_of, require_one_way, say_if_kind_is_unknown
+from peers.cli.options import add_dry_run, add_reason
+from peers.cli.parser import add_command
 from peers.cli.tasks import each
 from peers.client import operations
 from peers.errors import PeersError
@@ -18,8 +20,6 @@ if TYPE_CHECKING:
 
     from peers.cli.parser import Commands
     from peers.database.connection import Connection
-
-_KEYS: Final = ("kind", "queue", "state", "graph", "since", "until")
 
 
 def register(commands: Commands) -> None:
@@ -42,7 +42,8 @@ def register(commands: Commands) -> None:
         metavar="STATE",
         help=f"only this state: {', '.join(task_queries.UNFINISHED)}",
     )
-    add_bulk_options(cancel)
+    add_dry_run(cancel)
+    add_reason(cancel)
     add_task_options(cancel, since="were submitted")
 
 
@@ -51,17 +52,16 @@ def _cancel(args: argparse.Namespace) -> int:
     with connected(args) as connection:
         if args.ids and not args.dry_run and args.reason is None:
             return _cancel_each(connection, args)
-        wanted = {"ids": args.ids} if args.ids else filter_of(args, connection, _KEYS)
+        wanted = {"ids": args.ids} if args.ids else filter_of(args, connection, task_queries.KEYS)
         ids = args.ids or task_queries.unfinished_ids(connection, wanted)
         if not ids:
             output.say("no task matches that waits or runs")
-            if args.kind is not None and not queries.is_known_kind(connection, args.kind):
-                output.say(f'No peer has a handler for the kind "{args.kind}". Check the name.')
+            say_if_kind_is_unknown(connection, args)
         if args.dry_run:
-            effect = bulk.preview(connection, args, "cancel", wanted) if ids else bulk.NOTHING
-            tasks = bulk.said_tasks("task", effect.tasks, ids)
+            effect = bulk.preview(connection, args, "cancel", wanted) if ids else bulk.NO_EFFECT
+            tasks = bulk.tasks_with_ids("task", effect.tasks, ids)
             print(f"would cancel {tasks}{_children(effect)}")
-            output.say("hint: nothing was changed; the same command without --dry-run does it.")
+            bulk.say_nothing_changed()
             return 0
         effect = bulk.apply(connection, args, "cancel", wanted, ids)
     print(f"cancelled {output.count(effect.tasks, 'task')}{_children(effect)}")

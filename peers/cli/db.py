@@ -81,9 +81,9 @@ def _url(args: argparse.Namespace) -> int:
 def _psql(args: argparse.Namespace) -> int:
     settings = settings_of(args)
     if not _is_embedded(args, settings):
-        return _look_around(Path(which("psql") or ""), settings.url, _own_words(args.rest))
+        return _run_psql(Path(which("psql") or ""), settings.url, _own_words(args.rest))
     with embedded_errors(), EmbeddedPostgres() as postgres:
-        return _look_around(postgres.psql() or Path(), postgres.url(), _own_words(args.rest))
+        return _run_psql(postgres.psql() or Path(), postgres.url(), _own_words(args.rest))
 
 
 def _own_words(words: list[str]) -> list[str]:
@@ -91,7 +91,7 @@ def _own_words(words: list[str]) -> list[str]:
     return words[1:] if words[:1] == ["--"] else words
 
 
-def _look_around(psql: Path, url: str, words: list[str]) -> int:
+def _run_psql(psql: Path, url: str, words: list[str]) -> int:
     """Run psql. The password goes through the environment, because arguments are public."""
     if not psql.name:
         raise ConfigError(

@@ -9,7 +9,8 @@ from peers.cli import dead_change, dead_queries, dead_show, output
 from peers.cli.database import connected
 from peers.cli.dead_filter import dead_filter, say_near_misses
 from peers.cli.filters import add_cause_options, add_task_options
-from peers.cli.parser import add_command, add_group, advice, positive
+from peers.cli.options import add_limit
+from peers.cli.parser import add_command, add_group, advice
 
 if TYPE_CHECKING:
     import argparse
@@ -45,13 +46,7 @@ def register(commands: Commands) -> None:
         action="store_true",
         help="group them by kind, error type and the frame that raised, the most frequent first",
     )
-    listing.add_argument(
-        "--limit",
-        type=positive,
-        default=_LISTED,
-        metavar="N",
-        help=f"show at most N (default: {_LISTED})",
-    )
+    add_limit(listing, _LISTED)
     add_task_options(listing, since="died")
     add_cause_options(listing)
     dead_show.register(group)
@@ -97,8 +92,7 @@ def _show_letters(args: argparse.Namespace, found: list[Row]) -> None:
             for letter in found
         ],
     )
-    if total > len(found):
-        output.say(f"… and {total - len(found):,} more: --limit {total} shows all")
+    output.say_more(total, len(found))
     output.say(
         f"hint: `{advice(args, 'dead show ID')}` shows the tracebacks, "
         f"`{advice(args, 'dead list --by-cause')}` groups them by cause."

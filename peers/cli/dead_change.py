@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from peers.cli import bulk, dead_queries, output
-from peers.cli.bulk import NOTHING, Effect
+from peers.cli.argument_types import json_object, task_id
+from peers.cli.bulk import NO_EFFECT, Effect
 from peers.cli.database import connected
-from peers.cli.dead_filter import dead_filter, not_dead, say_near_misses
-from peers.cli.dead_show import said_kind
-from peers.cli.filters import add_bulk_options, add_cause_options, add_task_options, require_one_way
-from peers.cli.parser import add_command, json_object, task_id
+from peers.cli.dead_filter import dead_filter, not_dead_error, say_near_misses
+from peers.cli.dead_show import kind_with_ids
+from peers.cli.filters import add_cause_options, add_task_options, require_one_way
+from peers.cli.options import add_dry_run, add_reason
+from peers.cli.parser import add_command
 from peers.cli.tasks import each
 
 if TYPE_CHECKING:
@@ -20,7 +22,8 @@ if TYPE_CHECKING:
     from peers.cli.parser import Commands
     from peers.database.connection import Connection
 
-_IDS_SHOWN: Final = 5
+_ALL: Final = {"all": True}
+_CHILDREN: Final = {"retry": "; {} can run after them", "discard": "; {} also cancelled"}
 _HELD_MAX: Final = 10_000
 """Looking for what more dead letters hold would take long."""
 
@@ -49,7 +52,8 @@ def register(group: Commands) -> None:
     for command in (retry, discard):
         command.add_argument("ids", type=task_id, nargs="*", metavar="ID", help="id of a dead task")
         command.add_argument("--all", action="store_true", help="all dead letters")
-        add_bulk_options(command)
+        add_dry_run(command)
+        add_reason(command)
         add_task_options(command, since="died")
         add_cause_options(command)
 
@@ -85,13 +89,6 @@ def _change(args: argparse.Namespace, verb: str) -> int:
     return code
 
 
-_ALL: Final = {"all": True}
-_CHILDREN: Final = {
-    "retry": "; {} can run after them",
-    "discard": "; {} also cancelled",
-}
-
-
 def _children(verb: str, effect: Effect) -> str:
     if not effect.children:
         return ""
@@ -102,22 +99,21 @@ def _complain_of_others(connection: Connection, args: argparse.Namespace, dead: 
     """Print an error for each of the ids that is no dead letter, and return the exit code."""
 
     def complain(id: int) -> None:
-        raise not_dead(connection, args, id)
+        raise not_dead_error(connection, args, id)
 
     known = set(dead)
-    return each(
-        args, [each_id for each_id in dict.fromkeys(args.ids) if each_id not in known], complain
-    )
+    others = [task for task in dict.fromkeys(args.ids) if task not in known]
+    return each(args, others, complain)
 
 
 def _preview(
     connection: Connection, args: argparse.Namespace, verb: str, wanted: Filter, ids: list[int]
 ) -> None:
     """Say what the command would do, and to which children."""
-    effect = bulk.preview(connection, args, verb, wanted) if ids else NOTHING
-    dead = bulk.said_tasks("dead letter", effect.tasks, ids)
+    effect = bulk.preview(connection, args, verb, wanted) if ids else NO_EFFECT
+    dead = bulk.tasks_with_ids("dead letter", effect.tasks, ids)
     print(f"would {verb} {dead}{_children(verb, effect)}")
     if effect.children and len(ids) <= _HELD_MAX:
-        for row in dead_queries.held_kinds(connection, ids, _IDS_SHOWN):
-            print(f"  {said_kind(row)}")
-    output.say("hint: nothing was changed; the same command without --dry-run does it.")
+        for row in dead_queries.held_kinds(connection, ids, bulk.IDS_SHOWN):
+            print(f"  {kind_with_ids(row)}")
+    bulk.say_nothing_changed()

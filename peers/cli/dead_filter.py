@@ -5,9 +5,9 @@ from __future__ import annotations
 import difflib
 from typing import TYPE_CHECKING, Final
 
-from peers.cli import dead_queries, output, queries
+from peers.cli import dead_queries, output
 from peers.cli.database import perform
-from peers.cli.filters import OPTIONS, Filter, filter_of
+from peers.cli.filters import OPTIONS, Filter, filter_of, say_if_kind_is_unknown
 from peers.cli.parser import advice
 from peers.client import operations
 from peers.errors import NotDead
@@ -29,18 +29,18 @@ _PLURALS: Final = {
 
 
 def dead_filter(args: argparse.Namespace, connection: Connection) -> Filter:
-    """Return the filter that the options stand for; --cause-of adds those of its task."""
+    """Return the filter that the options describe; --cause-of adds those of its task."""
     wanted = filter_of(args, connection)
     if args.cause_of is not None:
         letter = dead_queries.dead_letter(connection, args.cause_of)
         if letter is None:
-            raise not_dead(connection, args, args.cause_of)
+            raise not_dead_error(connection, args, args.cause_of)
         same = {key: letter[key] for key in ("kind", "error_type", "frame")}
         wanted |= {key: value for key, value in same.items() if value is not None}
     return wanted
 
 
-def not_dead(connection: Connection, args: argparse.Namespace, id: int) -> NotDead:
+def not_dead_error(connection: Connection, args: argparse.Namespace, id: int) -> NotDead:
     """Return the error for a task that is no dead letter. Raises TaskNotFound if there is none."""
     sentence = perform(connection, operations.explain(id))
     return NotDead(
@@ -52,7 +52,7 @@ def say_near_misses(connection: Connection, args: argparse.Namespace, wanted: Fi
     """Say on stderr that no dead letter matches, and which ones nearly do."""
     if not wanted or not dead_queries.values(connection, "queue", 1):
         output.say("no dead letters")
-        _doubt_kind(connection, args)
+        say_if_kind_is_unknown(connection, args)
         return
     said = False
     for key, noun in _NAMED.items():
@@ -61,7 +61,7 @@ def say_near_misses(connection: Connection, args: argparse.Namespace, wanted: Fi
             said = True
     if not said:
         output.say("no dead letter matches")
-    _doubt_kind(connection, args)
+    say_if_kind_is_unknown(connection, args)
     if len(wanted) > 1:
         _say_without(connection, wanted)
 
@@ -77,11 +77,6 @@ def _of_value(connection: Connection, key: str, noun: str, wanted: str) -> str |
     more = ", …" if len(values) > _SHOWN else ""
     text = f"no dead letter of {noun} {wanted}{question}; {_PLURALS[key]} with dead letters: "
     return output.one_line(text + shown + more)
-
-
-def _doubt_kind(connection: Connection, args: argparse.Namespace) -> None:
-    if args.kind is not None and not queries.is_known_kind(connection, args.kind):
-        output.say(f'No peer has a handler for the kind "{args.kind}". Check the name.')
 
 
 def _say_without(connection: Connection, wanted: Filter) -> None:

@@ -7,9 +7,11 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from peers.cli import dead_queries, output
+from peers.cli.argument_types import task_id
+from peers.cli.bulk import IDS_SHOWN
 from peers.cli.database import connected
-from peers.cli.dead_filter import not_dead
-from peers.cli.parser import add_command, advice, task_id
+from peers.cli.dead_filter import not_dead_error
+from peers.cli.parser import add_command, advice
 
 if TYPE_CHECKING:
     import argparse
@@ -19,10 +21,8 @@ if TYPE_CHECKING:
     from peers.cli.rows import Row
 
 _ARGS_SHOWN: Final = 2000
-_IDS_SHOWN: Final = 5
 _LOG_LINES: Final = 20
 _COLOUR: Final = re.compile(r"\x1b\[[0-9;:]*m")
-_TIME: Final = "%Y-%m-%d %H:%M:%S %Z"
 
 
 def register(group: Commands) -> None:
@@ -42,8 +42,8 @@ def _show(args: argparse.Namespace) -> int:
     with connected(args) as connection:
         letter = dead_queries.dead_letter(connection, args.id)
         if letter is None:
-            raise not_dead(connection, args, args.id)
-        held = dead_queries.held_kinds(connection, [args.id], _IDS_SHOWN)
+            raise not_dead_error(connection, args, args.id)
+        held = dead_queries.held_kinds(connection, [args.id], IDS_SHOWN)
         graph = dead_queries.graph_of(connection, args.id)
         log = dead_queries.last_log(connection, args.id)
     if args.json:
@@ -71,11 +71,11 @@ def _print_letter(letter: Row, graph: int | None, held: list[Row]) -> None:
     )
     ago = output.span(letter["died_ago_seconds"])
     lines = [
-        ("died", f"{letter['died_at']:{_TIME}}, {ago} ago"),
-        ("created", f"{letter['created_at']:{_TIME}} by {letter['submitter']}"),
+        ("died", f"{letter['died_at']:{output.TIME} %Z}, {ago} ago"),
+        ("created", f"{letter['created_at']:{output.TIME} %Z} by {letter['submitter']}"),
         ("raised in", letter["frame"] or ""),
         ("graph", "" if graph is None else str(graph)),
-        ("holds", said_held(letter["held_children"], held)),
+        ("holds", held_in_words(letter["held_children"], held)),
         ("args", _short(letter["args"])),
         ("metadata", _short(letter["metadata"])),
     ]
@@ -96,15 +96,15 @@ def _print_log(args: argparse.Namespace, log: Row) -> None:
         print(f"    {line}".rstrip())
 
 
-def said_held(children: int, held: list[Row]) -> str:
+def held_in_words(children: int, held: list[Row]) -> str:
     """Return how many children wait for a dead letter, and all tasks that wait below it."""
     if not children:
         return ""
-    kinds = "; ".join(said_kind(row) for row in held)
+    kinds = "; ".join(kind_with_ids(row) for row in held)
     return f"{output.count(children, 'child', 'children')}; waiting below it: {kinds}"
 
 
-def said_kind(row: Row) -> str:
+def kind_with_ids(row: Row) -> str:
     """Return a kind with its number of tasks and some of their ids."""
     more = ", …" if row["tasks"] > len(row["task_ids"]) else ""
     ids = ", ".join(map(str, row["task_ids"]))
@@ -121,7 +121,7 @@ def _short(document: Json | None) -> str:
 def _print_failure(failure: dict[str, Any]) -> None:
     """Print one failed attempt, an element of `failures` in peers.dead_letter."""
     details = [
-        f"failed {datetime.fromisoformat(failure['failed_at']):{_TIME}}",
+        f"failed {datetime.fromisoformat(failure['failed_at']):{output.TIME} %Z}",
         f"on {failure['host'] or 'an unknown host'}, pid {failure['pid']}",
         f"signal {failure['exit_signal']}" if failure["exit_signal"] else "",
         "" if failure["exit_code"] is None else f"exit code {failure['exit_code']}",

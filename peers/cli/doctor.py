@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from peers.cli import output
+from peers.cli.argument_types import duration
 from peers.cli.database import connection_to
-from peers.cli.parser import add_command, duration, version
+from peers.cli.parser import add_command, version
 from peers.cli.place import located
 from peers.database import schema
 from peers.doctor.connecting import BAD_CONFIGURATION, EMBEDDED

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from peers.cli import hints, output, queries
+from peers.cli.argument_types import task_id
 from peers.cli.database import connected, perform
 from peers.cli.output import span
-from peers.cli.parser import add_command, task_id
+from peers.cli.parser import add_command
 from peers.cli.tasks import each
 from peers.client import operations
 

@@ -1,4 +1,4 @@
-"""Which tasks a command is about: its options, and the filter of SQL that they stand for."""
+"""The options that choose tasks, and the filter that they become in SQL."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import argparse
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from peers.cli import queries
-from peers.cli.parser import graph_id, instant, name, task_id, text
+from peers.cli import output, queries
+from peers.cli.argument_types import graph_id, instant, name, task_id, text
 from peers.spans import timedelta_of
 
 if TYPE_CHECKING:
@@ -41,12 +41,15 @@ def add_task_options(parser: Parser, *, since: str) -> None:
     group.add_argument("--graph", type=graph_id, metavar="ID", help="only tasks of this graph")
     group.add_argument(
         "--since",
-        type=moment,
+        type=time_or_age,
         metavar="TIME",
         help=f"only tasks that {since} at this time or later: 2h, 3d or 2026-11-27T03:00",
     )
     group.add_argument(
-        "--until", type=moment, metavar="TIME", help=f"only tasks that {since} before this time"
+        "--until",
+        type=time_or_age,
+        metavar="TIME",
+        help=f"only tasks that {since} before this time",
     )
 
 
@@ -76,14 +79,6 @@ def add_cause_options(parser: Parser) -> None:
     )
 
 
-def add_bulk_options(parser: Parser) -> None:
-    """Declare --dry-run and --reason."""
-    parser.add_argument(
-        "--dry-run", action="store_true", help="say what would be done, and change nothing"
-    )
-    parser.add_argument("--reason", type=text, metavar="TEXT", help="why; `peers actions` shows it")
-
-
 def require_one_way(args: argparse.Namespace) -> None:
     """End with a usage error unless the tasks are named by ids, by options or by --all."""
     options = (*OPTIONS, "cause_of")
@@ -94,7 +89,7 @@ def require_one_way(args: argparse.Namespace) -> None:
         args.parser.error(f"name the tasks in one way: {ways}")
 
 
-def moment(value: str) -> datetime | timedelta:
+def time_or_age(value: str) -> datetime | timedelta:
     """Return a time, or a duration that means so long ago."""
     try:
         return timedelta_of(value)
@@ -109,10 +104,16 @@ def moment(value: str) -> datetime | timedelta:
         ) from None
 
 
+def say_if_kind_is_unknown(connection: Connection, args: argparse.Namespace) -> None:
+    """Say on stderr that --kind may be mistyped, if no peer has ever had a handler for it."""
+    if args.kind is not None and not queries.is_known_kind(connection, args.kind):
+        output.say(f'No peer has a handler for the kind "{args.kind}". Check the name.')
+
+
 def filter_of(
     args: argparse.Namespace, connection: Connection, keys: Sequence[str] = tuple(OPTIONS)
 ) -> Filter:
-    """Return the filter that the options stand for. Raises GraphNotFound if --graph names none."""
+    """Return the filter that the options describe. Raises GraphNotFound if --graph names none."""
     found: Filter = {key: getattr(args, key, None) for key in keys}
     for key in ("since", "until"):
         if isinstance(found.get(key), timedelta):

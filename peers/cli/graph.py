@@ -6,17 +6,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from peers.cli import graph_draw, output, queries
+from peers.cli.argument_types import graph_id, name
 from peers.cli.database import connected, perform
-from peers.cli.parser import (
-    add_command,
-    add_group,
-    add_reason,
-    advice,
-    graph_id,
-    name,
-    positive,
-)
-from peers.client import operations
+from peers.cli.options import add_dry_run, add_limit, add_reason
+from peers.cli.parser import add_command, add_group, advice
+from peers.client import graph_operations
 from peers.errors import GraphNotFound
 
 if TYPE_CHECKING:
@@ -28,7 +22,6 @@ if TYPE_CHECKING:
     from peers.database.connection import Connection
 
 _LISTED: Final = 50
-_TIME: Final = "%Y-%m-%d %H:%M:%S %Z"
 _STATES: Final = ("blocked", "scheduled", "ready", "running", "completed", "dead", "cancelled")
 
 
@@ -48,32 +41,29 @@ def register(commands: Commands) -> None:
     listing.add_argument(
         "--paused", action="store_true", default=None, help="only graphs that are paused"
     )
-    listing.add_argument(
-        "--limit",
-        type=positive,
-        default=_LISTED,
-        metavar="N",
-        help=f"show at most N (default: {_LISTED})",
-    )
+    add_limit(listing, _LISTED)
     show = add_command(
         group, "show", _show, "show the progress of one graph", reads=True,
         example="peers graph show nightly",
     )  # fmt: skip
-    changes: dict[str, tuple[Command, str]] = {
+    _add_graph(show)
+    graph_draw.register(group, _add_graph, _id)
+    _register_changes(group)
+
+
+def _register_changes(group: Commands) -> None:
+    commands: dict[str, tuple[Command, str]] = {
         "cancel": (_cancel, "cancel all unfinished tasks of a graph, its dead letters included"),
         "pause": (_pause, "stop claiming tasks of a graph (running tasks go on)"),
         "resume": (_resume, "resume claiming tasks of a paused graph"),
         "retry": (_retry, "retry all dead letters of a graph with fresh attempts"),
     }
-    graph_draw.register(group, _add_graph, _id)
-    changing = {
-        verb: add_command(group, verb, *changes[verb], example=f"peers graph {verb} 7")
-        for verb in changes
-    }
-    for command in (show, *changing.values()):
+    for verb, (run, summary) in commands.items():
+        command = add_command(group, verb, run, summary, example=f"peers graph {verb} 7")
         _add_graph(command)
-    for verb, command in changing.items():
-        add_reason(command, dry_run=verb in ("cancel", "retry"))
+        if verb in ("cancel", "retry"):
+            add_dry_run(command)
+        add_reason(command)
 
 
 def _add_graph(command: Parser, **options: Any) -> None:
@@ -118,8 +108,7 @@ def _list(args: argparse.Namespace) -> int:
             for graph in found
         ],
     )
-    if total > len(found):
-        output.say(f"… and {total - len(found):,} more: --limit {total} shows all")
+    output.say_more(total, len(found))
     return 0
 
 
@@ -152,7 +141,7 @@ def _print_graph(graph: dict[str, Any]) -> None:
     counts = ", ".join(f"{graph[state]:,} {state}" for state in _STATES if graph[state])
     lines = {
         "state": _state(graph),
-        "created": f"{graph['created_at']:{_TIME}} by {graph['submitter']}, {ago} ago",
+        "created": f"{graph['created_at']:{output.TIME} %Z} by {graph['submitter']}, {ago} ago",
         "tasks": f"{graph['tasks']:,}" + (f": {counts}" if counts else ""),
         "done": f"{graph['done_share']:.0%}",
         "paused": _time(graph["paused_at"]),
@@ -167,14 +156,14 @@ def _print_graph(graph: dict[str, Any]) -> None:
 
 
 def _time(time: Any) -> str:
-    return f"{time:{_TIME}}" if time else ""
+    return f"{time:{output.TIME} %Z}" if time else ""
 
 
 # ------------------------------------------------------------------------------------- changing
 
 
 def _cancel(args: argparse.Namespace) -> int:
-    operation = partial(operations.cancel_graph, dry_run=args.dry_run)
+    operation = partial(graph_operations.cancel_graph, dry_run=args.dry_run)
     return _change(
         args, operation,
         "would cancel {}" if args.dry_run else "{} cancelled or asked to stop",
@@ -182,15 +171,15 @@ def _cancel(args: argparse.Namespace) -> int:
 
 
 def _pause(args: argparse.Namespace) -> int:
-    return _change(args, operations.pause_graph, "paused; {} ready")
+    return _change(args, graph_operations.pause_graph, "paused; {} ready")
 
 
 def _resume(args: argparse.Namespace) -> int:
-    return _change(args, operations.resume_graph, "resumed; {} ready")
+    return _change(args, graph_operations.resume_graph, "resumed; {} ready")
 
 
 def _retry(args: argparse.Namespace) -> int:
-    operation = partial(operations.retry_graph, dry_run=args.dry_run)
+    operation = partial(graph_operations.retry_graph, dry_run=args.dry_run)
     return _change(args, operation, "would retry {}" if args.dry_run else "{} retried")
 
 
@@ -206,7 +195,7 @@ def _id(connection: Connection, args: argparse.Namespace) -> int:
     """Return the id that was typed, or that of the newest graph of this name."""
     if isinstance(args.graph, int):
         return args.graph
-    found = perform(connection, operations.find_graphs(name=args.graph, limit=1))
+    found = perform(connection, graph_operations.find_graphs(name=args.graph, limit=1))
     if not found:
         raise GraphNotFound(
             f'there is no graph "{args.graph}"', f"`{advice(args, 'graph list')}` lists them."

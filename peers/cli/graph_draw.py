@@ -1,4 +1,4 @@
-"""`peers graph draw`: draw a graph, or what is around a task."""
+"""`peers graph draw`: draw a graph, or a task with its ancestors and descendants."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import sys
 from typing import TYPE_CHECKING, Any, Final
 
 from peers.cli import output
+from peers.cli.argument_types import positive, task_id
 from peers.cli.database import connected
-from peers.cli.parser import add_command, advice, positive, task_id
+from peers.cli.parser import add_command, advice
 from peers.errors import GraphNotFound, TaskNotFound
 from peers.pictures import dot, mermaid, read, svg, tree
 from peers.pictures.fold import MAX_NODES, fold
@@ -43,7 +44,7 @@ def register(
         group,
         "draw",
         lambda args: _draw(args, find),
-        "draw a graph, or what is around a task; `peers graph 42` does the same",
+        "draw a graph, or a task with its ancestors and descendants (`peers graph 42` is short)",
         reads=True,
         example=[
             "peers graph 42",

@@ -25,7 +25,6 @@ _TASK: Final = re.compile(r" is task (\d+)(?: of a backfill)?\. .*peers\.")
 _EARLIER_RUN: Final = re.compile(r"If it cannot end by itself, peers\.cancel\((\d+)\)")
 _BACKFILL: Final = re.compile(r"Backfill (\d+) is in progress")
 
-
 _OF_PEERS: Final = " (peers.peer_status lists the peers)"
 
 

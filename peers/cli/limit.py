@@ -7,27 +7,20 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 from peers.cli import output, queries
+from peers.cli.argument_types import duration, instant, name, positive
 from peers.cli.database import connected, perform
 from peers.cli.limit_set import register_set
 from peers.cli.limit_table import (
     document_of,
     is_unused,
+    limit_in_words,
     now_of,
     origin_of,
     place_of,
     print_limits,
-    said_limit,
 )
-from peers.cli.parser import (
-    add_command,
-    add_group,
-    add_reason,
-    advice,
-    duration,
-    instant,
-    name,
-    positive,
-)
+from peers.cli.options import add_reason
+from peers.cli.parser import add_command, add_group, advice
 from peers.client import limit_operations as operations
 from peers.errors import BadLimit
 
@@ -38,7 +31,6 @@ if TYPE_CHECKING:
     from peers.client.limit_records import LimitKey, LimitRecord
 
 _KEYS_SHOWN: Final = 10
-_TIME: Final = "%Y-%m-%d %H:%M:%S"
 
 
 def register(commands: Commands) -> None:
@@ -107,7 +99,7 @@ def _list(args: argparse.Namespace) -> int:
         now = queries.now(connection)
         found = perform(connection, operations.find_limits())
         peers = queries.peers(connection)
-    any_peer = any(peer["alive"] for peer in peers)
+    any_peer = queries.is_any_alive(peers)
     if args.json:
         output.document({"limits": [document_of(each, any_peer=any_peer) for each in found]})
         return 0
@@ -125,20 +117,20 @@ def _show(args: argparse.Namespace) -> int:
     with connected(args) as connection:
         now = queries.now(connection)
         found = perform(connection, operations.get_limit(args.name, keys=args.keys))
-        any_peer = any(peer["alive"] for peer in queries.peers(connection))
+        any_peer = queries.is_any_alive(queries.peers(connection))
     if args.json:
         output.document(document_of(found, any_peer=any_peer))
         return 0
     print(output.one_line(f"limit {found.name}, of {place_of(found)}"))
     lines = {
         "key": found.key or "none: one limit for all tasks",
-        "limit": said_limit(found),
+        "limit": limit_in_words(found),
         "now": now_of(found, now),
         "because": found.shut_because if found.shut_until else None,
         "running": f"{found.running:,}",
         "waiting": f"{found.waiting:,}",
         "declared": origin_of(found, any_peer=any_peer),
-        "changed": f"{found.changed_at.astimezone(UTC):{_TIME}} UTC",
+        "changed": f"{found.changed_at.astimezone(UTC):{output.TIME}} UTC",
     }
     for label, value in lines.items():
         if value:
@@ -148,13 +140,13 @@ def _show(args: argparse.Namespace) -> int:
         _print_keys(found)
     for key in found.keys:
         if key.locked_by is not None:
-            output.say(_said_lock(found, key))
+            output.say(_lock_in_words(found, key))
     if found.shut_until:
         output.say(f"hint: `{advice(args, f'limit open {shlex.quote(found.name)}')}` opens it.")
     return 0
 
 
-def _said_lock(limit: LimitRecord, key: LimitKey) -> str:
+def _lock_in_words(limit: LimitRecord, key: LimitKey) -> str:
     of = "" if limit.key is None else f" of {limit.key} {'(none)' if key.key is None else key.key}"
     application = f" ({key.locked_by_application})" if key.locked_by_application else ""
     return (
@@ -230,7 +222,7 @@ def _until(seconds: timedelta | None, until: datetime | None) -> str:
     if seconds is not None:
         return f"for {output.span(seconds)}"
     if until is not None:
-        return f"until {until.astimezone(UTC):{_TIME}} UTC"
+        return f"until {until.astimezone(UTC):{output.TIME}} UTC"
     return "until it is opened"
 
 

@@ -7,9 +7,11 @@ import shlex
 from typing import TYPE_CHECKING, Any, Final
 
 from peers.cli import output, queries
+from peers.cli.argument_types import duration, name, positive, text
 from peers.cli.database import connected, perform
-from peers.cli.limit_table import is_unused, place_of, said_limit
-from peers.cli.parser import add_command, add_reason, advice, duration, name, positive, text
+from peers.cli.limit_table import is_unused, limit_in_words, place_of
+from peers.cli.options import add_reason
+from peers.cli.parser import add_command, advice
 from peers.client import limit_operations as operations
 from peers.errors import BadLimit
 
@@ -33,7 +35,7 @@ def register_set(group: Commands) -> None:
         group,
         "set",
         _set,
-        'create or change a limit; what is not named stays, "none" clears it',
+        'create or change a limit (options left out keep their values, "none" clears one)',
         example=(
             "peers limit set stripe --kind pay.charge --max-running 4",
             "peers limit set api --queue api --starts 100 --per 1m --key account_id",
@@ -106,7 +108,7 @@ def _set(args: argparse.Namespace) -> int:
     each = f" for each {found.key}" if found.key else ""
     print(
         f'limit "{args.name}" is {"created" if is_new else "changed"}: '
-        f"{said_limit(found)}{each}, of {place_of(found)}"
+        f"{limit_in_words(found)}{each}, of {place_of(found)}"
     )
     if found.declaring_peers:
         output.say("Code declares it. Your change is kept until the declaration itself changes.")

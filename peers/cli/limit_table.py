@@ -22,7 +22,7 @@ def print_limits(limits: Sequence[LimitRecord], now: datetime, *, any_peer: bool
         ("LIMIT", "OF", "KEY", "ALLOWS", "RUNNING", "WAITING", "NOW", "DECLARED"),
         [
             (
-                each.name, place_of(each), each.key or "", said_limit(each), each.running,
+                each.name, place_of(each), each.key or "", limit_in_words(each), each.running,
                 each.waiting, now_of(each, now), origin_of(each, any_peer=any_peer),
             )
             for each in limits
@@ -30,7 +30,7 @@ def print_limits(limits: Sequence[LimitRecord], now: datetime, *, any_peer: bool
     )  # fmt: skip
 
 
-def said_limit(limit: LimitRecord) -> str:
+def limit_in_words(limit: LimitRecord) -> str:
     """Return what a limit allows, in words."""
     parts = []
     if limit.max_running is not None:

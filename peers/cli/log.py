@@ -9,8 +9,9 @@ import time
 from typing import TYPE_CHECKING, Any, Final
 
 from peers.cli import output, queries
+from peers.cli.argument_types import positive, task_id
 from peers.cli.database import connected
-from peers.cli.parser import add_command, advice, positive, task_id
+from peers.cli.parser import add_command, advice
 from peers.errors import TaskNotFound
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from peers.database.connection import Connection
 
 _LOOK_EVERY: Final = 0.5
+_LOOK_SOON: Final = 0.1
 _ASK_EVERY: Final = 5.0
 _FRESH_WITHIN: Final = 2.0
 """How long to wait for the peer to store the log of a running attempt. It may have nothing new."""
@@ -107,7 +109,7 @@ def _refresh(connection: Connection, id: int, token: object) -> None:
     before, until = newest(), time.monotonic() + _FRESH_WITHIN
     queries.follow_log(connection, id)
     while newest() == before and time.monotonic() < until:
-        time.sleep(_LOOK_EVERY / 5)
+        time.sleep(_LOOK_SOON)
 
 
 class _Follower:
@@ -153,7 +155,7 @@ class _Follower:
         return task
 
     def _look(self) -> None:
-        """Print what is new, and keep the peer storing it."""
+        """Print what is new, and ask the peer from time to time to go on storing the log."""
         if time.monotonic() >= self._ask_at:
             self._ask_at = time.monotonic() + _ASK_EVERY
             queries.follow_log(self._connection, self._id)

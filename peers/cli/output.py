@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 WIDTH: Final = 80
 """The width of a terminal that does not tell its own."""
+TIME: Final = "%Y-%m-%d %H:%M:%S"
 _GAP: Final = "  "
 _NARROWEST: Final = 6
 _MINUTE: Final = 60
@@ -34,6 +35,12 @@ class Right(str):
 def say(sentence: str) -> None:
     """Print a sentence to stderr."""
     print(sentence, file=sys.stderr)
+
+
+def say_more(total: int, shown: int) -> None:
+    """Say on stderr how many rows are not shown, and how to see them."""
+    if total > shown:
+        say(f"… and {total - shown:,} more: --limit {total} shows all")
 
 
 def complain(error: PeersError) -> None:

@@ -13,7 +13,8 @@ import psycopg
 
 from peers.cli import dead_queries, queries, queue_queries
 from peers.cli.database import perform
-from peers.client import limit_operations, operations
+from peers.cli.limit_table import document_of as limit_document
+from peers.client import graph_operations, limit_operations
 from peers.database import functions
 from peers.database.connection import is_connection_lost
 from peers.errors import NotPermitted, PeersError
@@ -32,6 +33,10 @@ WINDOW: Final = timedelta(minutes=5)
 """The throughput is an average over this time."""
 RUNNING_SHOWN: Final = 50
 _PAUSED_MAX: Final = 1000
+_BOUNDS: Final = """
+    select set_config('statement_timeout', %s, true),
+           set_config('max_parallel_workers_per_gather', '0', true), set_config('jit', 'off', true)
+"""
 
 
 class Reading(NamedTuple):
@@ -70,12 +75,6 @@ def read(connection: Connection, part: Part, timeout: float) -> Reading:
     return Reading(found, problem, ended - began, ended, is_denied)
 
 
-_BOUNDS: Final = """
-    select set_config('statement_timeout', %s, true),
-           set_config('max_parallel_workers_per_gather', '0', true), set_config('jit', 'off', true)
-"""
-
-
 def _unrunnable(connection: Connection) -> list[Row]:
     return [kind._asdict() for kind in functions.unrunnable(connection)]
 
@@ -84,7 +83,9 @@ def _paused_graphs(connection: Connection) -> list[Row]:
     """Return the paused graphs that have unfinished tasks."""
     return [
         {"graph_id": graph.id, "name": graph.name, "tasks": graph.tasks, "ready": graph.ready}
-        for graph in perform(connection, operations.find_graphs(paused=True, limit=_PAUSED_MAX))
+        for graph in perform(
+            connection, graph_operations.find_graphs(paused=True, limit=_PAUSED_MAX)
+        )
         if graph.finished_at is None and graph.tasks
     ]
 
@@ -112,7 +113,6 @@ NOTHING: Final[Mapping[str, Any]] = {
     "schedules": {"active": 0, "failing": 0},
 }
 """What a part counts as that could not be read."""
-
 
 COUNTS: Final = ("ready", "scheduled", "running", "blocked", "dead")
 _IDLE: Final[Mapping[str, Any]] = {
@@ -147,6 +147,9 @@ def queue_rows(found: Mapping[str, Any], unread: Container[str] = ()) -> list[Ro
     ]
 
 
-def without_throughput(found: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the parts without those that are columns of the queues."""
-    return {part: found[part] for part in found if part not in ("throughput", "last_hour")}
+def document(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the parts as --json prints them, without those that are columns of the queues."""
+    any_peer = queries.is_any_alive(found["peers"])
+    parts = {part: found[part] for part in found if part not in ("throughput", "last_hour")}
+    limits = [limit_document(limit, any_peer=any_peer) for limit in found["limits"]]
+    return {**parts, "limits": limits}

@@ -7,8 +7,9 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
 
 from peers.cli import output
+from peers.cli.argument_types import duration, positive, task_id
 from peers.cli.database import connected, perform
-from peers.cli.parser import add_command, advice, duration, positive, task_id
+from peers.cli.parser import add_command, advice
 from peers.client.peek import PEEK_TIMEOUT, Peek, ask
 from peers.errors import NotRunning, PeersError
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from peers.cli.output import count, span
 from peers.cli.parser import advice
+from peers.cli.queries import is_any_alive
 from peers.client.limit_records import FOREVER
 
 if TYPE_CHECKING:
@@ -34,21 +35,17 @@ def problems(args: argparse.Namespace, found: Found) -> list[str]:
     ]
 
 
-def _is_any_alive(found: Found) -> bool:
-    return any(peer["alive"] for peer in found["peers"])
-
-
 def _of_peers(found: Found) -> Iterator[str]:
     able = {kind for peer in found["peers"] if peer["alive"] for kind in peer["kinds"]}
     for kind in found["unrunnable"]:
         yield _unrunnable(kind, able, found["time"])
     expired = sum(not peer["alive"] and peer["running"] for peer in found["peers"])
     if expired:
-        is_any = _is_any_alive(found)
+        is_any = is_any_alive(found["peers"])
         remedy = "a live peer reclaims them soon" if is_any else f"start a peer: {_START}"
         yield f"{count(expired, 'task')} held by lost peers: {remedy}"
     waiting = sum(queue["ready"] + queue["scheduled"] for queue in found["queues"])
-    if waiting and not _is_any_alive(found) and not found["unrunnable"]:
+    if waiting and not is_any_alive(found["peers"]) and not found["unrunnable"]:
         yield f"no live peer, and {count(waiting, 'task')} waiting: {_START}"
 
 
@@ -99,7 +96,7 @@ def _of_schedules(args: argparse.Namespace, found: Found) -> Iterator[str]:
     if schedules["failing"]:
         failing = count(schedules["failing"], "schedule")
         yield f"{failing} could not be fired: {advice(args, 'schedule list')}"
-    if schedules["active"] and not _is_any_alive(found):
+    if schedules["active"] and not is_any_alive(found["peers"]):
         active = count(schedules["active"], "schedule")
         yield f"no live peer, so that {active} cannot fire: {_START}"
 

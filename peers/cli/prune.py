@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from peers.cli import output
+from peers.cli.argument_types import duration
 from peers.cli.database import connected, persistently
-from peers.cli.parser import add_command, add_reason, duration
+from peers.cli.options import add_dry_run, add_reason
+from peers.cli.parser import add_command
 from peers.database import functions
+from peers.database.rows import Pruned, PrunedDead
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Callable, Iterator
     from datetime import timedelta
 
     from peers.cli.parser import Commands
     from peers.database.connection import Connection
+
+S = TypeVar("S", Pruned, PrunedDead)
 
 
 def register(commands: Commands) -> None:
@@ -39,7 +45,8 @@ def register(commands: Commands) -> None:
         metavar="DURATION",
         help="delete dead letters that died longer ago, and cancel the tasks that wait for them",
     )
-    add_reason(prune, dry_run=True)
+    add_dry_run(prune)
+    add_reason(prune)
 
 
 def _prune(args: argparse.Namespace) -> int:
@@ -57,14 +64,9 @@ def _prune(args: argparse.Namespace) -> int:
 
 def _prune_dead(connection: Connection, args: argparse.Namespace, age: timedelta) -> list[str]:
     deleted = children = 0
-    while True:
-        step = persistently(
-            functions.prune_dead, connection, age, dry_run=args.dry_run, reason=args.reason
-        )
+    for step in _steps(functions.prune_dead, connection, args, age):
         deleted += step.deleted
         children += step.children
-        if step.finished:
-            break
     letters = output.count(deleted, "dead letter")
     cancelled = output.count(children, "task that waits for them", "tasks that wait for them")
     return [f"{letters} (and cancel {cancelled})" if children else letters]
@@ -72,15 +74,21 @@ def _prune_dead(connection: Connection, args: argparse.Namespace, age: timedelta
 
 def _prune_completed(connection: Connection, args: argparse.Namespace, age: timedelta) -> list[str]:
     deleted = runs = 0
-    while True:
-        step = persistently(
-            functions.prune, connection, age, dry_run=args.dry_run, reason=args.reason
-        )
+    for step in _steps(functions.prune, connection, args, age):
         deleted += step.deleted
-        if step.finished:
-            break
     if not args.dry_run:
         while found := persistently(functions.prune_schedule_runs, connection, age):
             runs += found
     tasks = output.count(deleted, "task")
     return [tasks, f"{output.count(runs, 'run')} of schedules"] if runs else [tasks]
+
+
+def _steps(
+    prune: Callable[..., S], connection: Connection, args: argparse.Namespace, age: timedelta
+) -> Iterator[S]:
+    """Call a function that prunes until it has finished, each time in its own transaction."""
+    while True:
+        step = persistently(prune, connection, age, dry_run=args.dry_run, reason=args.reason)
+        yield step
+        if step.finished:
+            return

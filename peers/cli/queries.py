@@ -14,6 +14,7 @@ from peers.client.records import task_not_found
 from peers.errors import GraphNotFound
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from datetime import datetime
     from typing import LiteralString
 
@@ -45,6 +46,11 @@ def peers(connection: Connection) -> list[Row]:
                case when alive then peers.now() else last_heartbeat end - joined_at as up_seconds
         from peers.peer_status order by alive desc, host, pid""",
     )
+
+
+def is_any_alive(peers: Sequence[Row]) -> bool:
+    """Return whether one of these peers is alive."""
+    return any(peer["alive"] for peer in peers)
 
 
 def running(connection: Connection, limit: int | None = None) -> list[Row]:

@@ -9,8 +9,9 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, Final, get_args
 
 from peers import events
+from peers.cli.argument_types import text
 from peers.cli.output import readable
-from peers.cli.parser import add_command, text
+from peers.cli.parser import add_command
 from peers.cli.place import located, settings_of
 from peers.cli.summary import Summary
 from peers.errors import DatabaseUnreachable, NoConnectionFree

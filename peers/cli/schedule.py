@@ -8,16 +8,10 @@ from datetime import UTC
 from typing import TYPE_CHECKING, Any, Final
 
 from peers.cli import hints, output, queries
+from peers.cli.argument_types import TIME_FORM, instant, positive
 from peers.cli.database import connected, perform
-from peers.cli.parser import (
-    TIME_FORM,
-    add_command,
-    add_group,
-    add_reason,
-    advice,
-    instant,
-    positive,
-)
+from peers.cli.options import add_reason
+from peers.cli.parser import add_command, add_group, advice
 from peers.cli.schedule_add import NEXT_SHOWN, TIME, add_name, next_times, register_add
 from peers.client import schedule_operations as operations
 from peers.errors import BadSchedule, NotFound
@@ -59,6 +53,11 @@ def register(commands: Commands) -> None:
         )
         add_name(changing)
         add_reason(changing)
+    _register_questions(group)
+    _register_backfills(group)
+
+
+def _register_questions(group: Commands) -> None:
     explain = add_command(
         group,
         "explain",
@@ -87,6 +86,9 @@ def register(commands: Commands) -> None:
         "--count", type=positive, default=NEXT_SHOWN, metavar="N",
         help=f"how many (default: {NEXT_SHOWN})",
     )  # fmt: skip
+
+
+def _register_backfills(group: Commands) -> None:
     backfill = add_command(
         group,
         "backfill",

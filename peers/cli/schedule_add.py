@@ -5,16 +5,9 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Final, get_args
 
+from peers.cli.argument_types import TIME_FORM, duration, instant, json_object, key_values, name
 from peers.cli.database import connected, perform, perform_for_kind
-from peers.cli.parser import (
-    TIME_FORM,
-    add_command,
-    duration,
-    instant,
-    json_object,
-    key_values,
-    name,
-)
+from peers.cli.parser import add_command
 from peers.client import schedule_operations as operations
 from peers.errors import NotPermitted
 from peers.schedules import Misfire, Overlap

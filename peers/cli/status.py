@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from peers.cli import output, overview, queries
 from peers.cli.database import connected
-from peers.cli.limit_table import document_of, print_limits
+from peers.cli.limit_table import print_limits
 from peers.cli.overview_tables import Table, causes_table, peers_table, queues_table, running_table
 from peers.cli.parser import add_command, advice, version
 from peers.cli.problems import problems
@@ -47,7 +47,7 @@ def register(commands: Commands) -> None:
 
 
 def _status(args: argparse.Namespace) -> int:
-    found, unread = _look(args)
+    found, unread = _read(args)
     sentences = problems(args, found)
     sentences += [f"{part} could not be read: {problem}" for part, problem in unread.items()]
     if args.json:
@@ -61,7 +61,7 @@ def _status(args: argparse.Namespace) -> int:
     return _PROBLEM if sentences else 0
 
 
-def _look(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, str]]:
+def _read(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, str]]:
     """Return what was read, and why parts could not be read.
 
     Raises NotPermitted for a role that may not read queues: it may read nothing else either.
@@ -92,11 +92,9 @@ def _look(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, str]]:
 
 
 def _document(found: dict[str, Any]) -> dict[str, Any]:
-    any_peer = any(peer["alive"] for peer in found["peers"])
     return {
-        **overview.without_throughput(found),
+        **overview.document(found),
         "version": version(),
-        "limits": [document_of(limit, any_peer=any_peer) for limit in found["limits"]],
         "dead": sum(queue["dead"] for queue in found["queues"]),
     }
 
@@ -112,7 +110,7 @@ def _print(args: argparse.Namespace, found: dict[str, Any], unread: dict[str, st
         _print_table(peers_table(found["peers"]), "no peers")
     if found["limits"]:
         print()
-        any_peer = any(peer["alive"] for peer in found["peers"])
+        any_peer = queries.is_any_alive(found["peers"])
         print_limits(found["limits"], found["time"], any_peer=any_peer)
     if args.running or found["running"]:
         print()

@@ -6,11 +6,8 @@ import argparse
 import sys
 from typing import TYPE_CHECKING, Any, Final
 
-from peers.cli.database import connected, perform_for_kind
-from peers.cli.output import say
-from peers.cli.parser import (
+from peers.cli.argument_types import (
     TIME_FORM,
-    add_command,
     duration,
     graph_id,
     instant,
@@ -20,8 +17,12 @@ from peers.cli.parser import (
     task_ids,
     text,
 )
+from peers.cli.database import connected, perform_for_kind
+from peers.cli.output import say
+from peers.cli.parser import add_command
 from peers.client.options import Options, options_document
-from peers.client.statements import Request, submit_statement
+from peers.client.statements import Request
+from peers.client.submit_statements import submit_statement
 from peers.spans import FORMS
 from peers.types import OnDuplicate, ParentFailure, UniqueWhile
 

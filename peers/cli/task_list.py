@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from peers.cli import output, queries, task_queries
+from peers.cli import output, task_queries
 from peers.cli.database import connected
-from peers.cli.filters import add_task_options, filter_of
-from peers.cli.parser import add_command, advice, positive
+from peers.cli.filters import add_task_options, filter_of, say_if_kind_is_unknown
+from peers.cli.options import add_limit
+from peers.cli.parser import add_command, advice
 from peers.types import TaskState
 
 if TYPE_CHECKING:
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from peers.cli.rows import Row
 
 _LISTED: Final = 20
-_KEYS: Final = ("kind", "queue", "state", "graph", "since", "until")
 
 
 def register(commands: Commands) -> None:
@@ -44,30 +44,22 @@ def register(commands: Commands) -> None:
         metavar="STATE",
         help=f"only this state: {', '.join(state.value for state in TaskState)}",
     )
-    tasks.add_argument(
-        "--limit",
-        type=positive,
-        default=_LISTED,
-        metavar="N",
-        help=f"show at most N (default: {_LISTED})",
-    )
+    add_limit(tasks, _LISTED)
     add_task_options(tasks, since="were submitted")
 
 
 def _tasks(args: argparse.Namespace) -> int:
     with connected(args) as connection:
-        wanted = filter_of(args, connection, _KEYS)
+        wanted = filter_of(args, connection, task_queries.KEYS)
         found = task_queries.tasks(connection, wanted, args.limit + 1)
-        known = args.kind is None or queries.is_known_kind(connection, args.kind)
+        if not found and not args.json:
+            output.say(_nothing(wanted))
+            say_if_kind_is_unknown(connection, args)
+            return 0
     is_more = len(found) > args.limit
     found = found[: args.limit]
     if args.json:
         output.document({"tasks": found, "is_more": is_more})
-        return 0
-    if not found:
-        output.say(_nothing(wanted))
-        if not known:
-            output.say(f'No peer has a handler for the kind "{args.kind}". Check the name.')
         return 0
     _print(found)
     if is_more:

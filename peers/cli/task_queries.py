@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 NEWEST_READ: Final = 100_000
 """Reading so many tasks takes 0.1 s."""
 
-_KEYS: Final = ("kind", "queue", "state", "graph", "since", "until")
+KEYS: Final = ("kind", "queue", "state", "graph", "since", "until")
 
 _SOURCES: Final[dict[str, LiteralString]] = {
     "graph": "select t.id from peers.task t where t.graph_id = %(graph)s",
@@ -81,7 +81,7 @@ def tasks(connection: Connection, wanted: Mapping[str, Any], limit: int) -> list
         from (select id from ({_SOURCES[source_of(wanted)]}) i order by id desc offset 0) s
         cross join lateral (select t.* from peers.task t where t.id = s.id offset 0) t
         where {_MATCHES} order by s.id desc limit %(limit)s"""  # noqa: S608
-    values = {key: wanted.get(key) for key in _KEYS}
+    values = {key: wanted.get(key) for key in KEYS}
     return rows(connection, query, **values, limit=limit, newest=NEWEST_READ)
 
 
@@ -102,5 +102,5 @@ def unfinished_ids(connection: Connection, wanted: Mapping[str, Any]) -> list[in
           and not exists (select from peers.cancel_request r
                           where r.token = t.token and r.task_id = t.id and t.state = 'running')
         order by t.id"""  # noqa: S608
-    values = {key: wanted.get(key) for key in _KEYS}
+    values = {key: wanted.get(key) for key in KEYS}
     return [row["id"] for row in rows(connection, query, **values)]

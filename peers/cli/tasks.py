@@ -5,17 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from peers.cli import output, queries
+from peers.cli.argument_types import TIME_FORM, duration, instant, json_object, name, task_id
 from peers.cli.database import connected, perform
-from peers.cli.parser import (
-    TIME_FORM,
-    add_command,
-    add_reason,
-    duration,
-    instant,
-    json_object,
-    name,
-    task_id,
-)
+from peers.cli.options import add_reason
+from peers.cli.parser import add_command
 from peers.cli.wording import in_words_of_the_shell
 from peers.client import operations
 from peers.errors import PeersError
@@ -29,6 +22,17 @@ if TYPE_CHECKING:
 
 def register(commands: Commands) -> None:
     """Declare the commands of this file."""
+    _register_change(commands)
+    for verb, run, summary in (
+        ("pause", _pause, "stop claiming from a queue (running tasks go on)"),
+        ("resume", _resume, "resume claiming from a paused queue"),
+    ):
+        command = add_command(commands, verb, run, summary, example=f"peers {verb} mail")
+        command.add_argument("queue", type=name, metavar="QUEUE", help="name of a queue")
+        add_reason(command)
+
+
+def _register_change(commands: Commands) -> None:
     change = add_command(
         commands, "change", _change, "change a task that has not started",
         example="peers change 42 --priority 10 --in 5m",
@@ -57,24 +61,6 @@ def register(commands: Commands) -> None:
     change.add_argument(
         "--timeout", type=duration, metavar="DURATION", help="timeout of each attempt"
     )
-    pause = add_command(
-        commands,
-        "pause",
-        _pause,
-        "stop claiming from a queue (running tasks go on)",
-        example="peers pause mail",
-    )
-    pause.add_argument("queue", type=name, metavar="QUEUE", help="name of a queue")
-    add_reason(pause)
-    resume = add_command(
-        commands,
-        "resume",
-        _resume,
-        "resume claiming from a paused queue",
-        example="peers resume mail",
-    )
-    resume.add_argument("queue", type=name, metavar="QUEUE", help="name of a queue")
-    add_reason(resume)
 
 
 def each(args: argparse.Namespace, ids: Sequence[int], act: Callable[[int], None]) -> int:

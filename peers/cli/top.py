@@ -9,10 +9,10 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 from peers.cli import output, overview, terminal, top_layout
+from peers.cli.argument_types import duration
 from peers.cli.database import connection_to
 from peers.cli.exact_json import written
-from peers.cli.limit_table import document_of
-from peers.cli.parser import add_command, duration
+from peers.cli.parser import add_command
 from peers.cli.place import located
 from peers.cli.problems import problems
 from peers.cli.sampler import TIMEOUT, Sampler
@@ -143,10 +143,8 @@ class _Watch:
         return top_layout.View(self._database, found, unread, old, sentences, sampler.trouble, keys)
 
     def _document(self, view: top_layout.View) -> dict[str, Any]:
-        any_peer = any(peer["alive"] for peer in view.found["peers"])
         return {
-            **overview.without_throughput(view.found),
-            "limits": [document_of(limit, any_peer=any_peer) for limit in view.found["limits"]],
+            **overview.document(view.found),
             "database": self._database,
             "database_error": view.trouble,
             "unread": dict(view.unread),

@@ -20,6 +20,7 @@ NOTE: Final = "yellow"
 
 _PROBLEM_LINES_MIN: Final = 3
 _PROBLEM_SHARE: Final = 4
+"""The problems take at most this part of the screen, unless that is less than the lines above."""
 _PART_NAMES: Final = {
     "oldest_ready": "oldest ready tasks",
     "running": "running tasks",
@@ -40,7 +41,7 @@ class Line(NamedTuple):
 
 
 class View(NamedTuple):
-    """What is to be shown."""
+    """What the screen shows."""
 
     database: str
     found: Mapping[str, Any]

@@ -7,7 +7,13 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, Unpack, overload
 
-from peers.client import bulk_operations, limit_operations, operations, schedule_operations
+from peers.client import (
+    bulk_operations,
+    graph_operations,
+    limit_operations,
+    operations,
+    schedule_operations,
+)
 from peers.client.client import DEFAULT_MAX_CONNECTIONS, Client
 from peers.client.forms import as_async_method
 from peers.client.graph import AsyncGraph, GraphOptions
@@ -77,12 +83,12 @@ class AsyncClient:
     open_limit = as_async_method(limit_operations.open_limit)
     pause = as_async_method(operations.pause)
     resume = as_async_method(operations.resume)
-    graph_status = as_async_method(operations.graph_status)
-    find_graphs = as_async_method(operations.find_graphs)
-    cancel_graph = as_async_method(operations.cancel_graph)
-    pause_graph = as_async_method(operations.pause_graph)
-    resume_graph = as_async_method(operations.resume_graph)
-    retry_graph = as_async_method(operations.retry_graph)
+    graph_status = as_async_method(graph_operations.graph_status)
+    find_graphs = as_async_method(graph_operations.find_graphs)
+    cancel_graph = as_async_method(graph_operations.cancel_graph)
+    pause_graph = as_async_method(graph_operations.pause_graph)
+    resume_graph = as_async_method(graph_operations.resume_graph)
+    retry_graph = as_async_method(graph_operations.retry_graph)
     add_schedule = as_async_method(schedule_operations.add_schedule)
     get_schedule = as_async_method(schedule_operations.get_schedule)
     find_schedules = as_async_method(schedule_operations.find_schedules)

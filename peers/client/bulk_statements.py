@@ -57,7 +57,3 @@ CANCEL_TASKS: Final = Statement(
     """,
     _result,
 )
-
-_ALL: Final[list[Statement[Any]]] = [RETRY_DEAD, DISCARD_DEAD, CANCEL_TASKS]
-BULK_STATEMENTS: Final = {statement.name: statement for statement in _ALL}
-"""All of them by name: a handler sends the name to its peer."""

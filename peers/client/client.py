@@ -13,7 +13,13 @@ import weakref
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar, Unpack, overload
 
-from peers.client import bulk_operations, limit_operations, operations, schedule_operations
+from peers.client import (
+    bulk_operations,
+    graph_operations,
+    limit_operations,
+    operations,
+    schedule_operations,
+)
 from peers.client.checks import id_of, text_of, wait_of
 from peers.client.forms import as_method
 from peers.client.graph import Graph, GraphOptions
@@ -125,12 +131,12 @@ class Client:
     open_limit = as_method(limit_operations.open_limit)
     pause = as_method(operations.pause)
     resume = as_method(operations.resume)
-    graph_status = as_method(operations.graph_status)
-    find_graphs = as_method(operations.find_graphs)
-    cancel_graph = as_method(operations.cancel_graph)
-    pause_graph = as_method(operations.pause_graph)
-    resume_graph = as_method(operations.resume_graph)
-    retry_graph = as_method(operations.retry_graph)
+    graph_status = as_method(graph_operations.graph_status)
+    find_graphs = as_method(graph_operations.find_graphs)
+    cancel_graph = as_method(graph_operations.cancel_graph)
+    pause_graph = as_method(graph_operations.pause_graph)
+    resume_graph = as_method(graph_operations.resume_graph)
+    retry_graph = as_method(graph_operations.retry_graph)
     add_schedule = as_method(schedule_operations.add_schedule)
     get_schedule = as_method(schedule_operations.get_schedule)
     find_schedules = as_method(schedule_operations.find_schedules)

@@ -10,8 +10,9 @@ from peers.client.kinds import kind_of
 from peers.client.node import Node
 from peers.client.options import Document, OptionFields, Options, options_from
 from peers.client.records import SubmittedGraph
-from peers.client.statements import SUBMIT_GRAPH, Request
+from peers.client.statements import Request
 from peers.client.submission import document, plain_json
+from peers.client.submit_statements import SUBMIT_GRAPH
 from peers.client.targets import is_async_target
 from peers.client.task import Task
 from peers.client.transport import perform, perform_async, perform_in, perform_in_async

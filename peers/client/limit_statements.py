@@ -91,9 +91,3 @@ OPEN_LIMIT: Final = Statement(
     """,
     bool,
 )
-
-_ALL: Final[list[Statement[Any]]] = [
-    GET_LIMIT, FIND_LIMITS, SET_LIMIT, REMOVE_LIMIT, SHUT_LIMIT, OPEN_LIMIT,
-]  # fmt: skip
-LIMIT_STATEMENTS: Final = {statement.name: statement for statement in _ALL}
-"""All of them by name: a handler sends the name to its peer."""

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Unpack
 
-from peers.client import statements
-from peers.client.checks import id_of, reason_of, switch_of, text_of
+from peers.client import statements, submit_statements
+from peers.client.checks import id_of, reason_of, text_of
 from peers.client.filters import filters_of
 from peers.client.kinds import Kind, kind_of, options_for
 from peers.client.options import OptionFields, Options, options_from
@@ -23,7 +23,7 @@ from peers.types import UNIQUE_KEY_MAX_LENGTH, TaskState
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from peers.client.records import GraphStatus, TaskLog, TaskRecord
+    from peers.client.records import TaskLog, TaskRecord
     from peers.spans import Span
     from peers.types import TaskId
 
@@ -37,7 +37,7 @@ def submit(
     """
     options_given = options_from(options, beside_args=True)
     fields = document(kind_of(kind), {} if args is None else args, options_given)
-    return Request(statements.submit_statement(fields), fields)
+    return Request(submit_statements.submit_statement(fields), fields)
 
 
 def submit_many(
@@ -67,11 +67,11 @@ def submit_many(
             "Pass unique_keys, with the key of each of them.",
         )
     if unique_keys is None:
-        return Request(statements.SUBMIT_MANY, document_of_many(name, args, shared))
+        return Request(submit_statements.SUBMIT_MANY, document_of_many(name, args, shared))
     keys = _keys(unique_keys)
     fields = document_of_many(name, args, shared, keys)
     _require_keys(keys, len(fields["args"]))
-    return Request(statements.SUBMIT_MANY_UNIQUE, fields)
+    return Request(submit_statements.SUBMIT_MANY_UNIQUE, fields)
 
 
 def get(id: int) -> Request[TaskRecord]:
@@ -193,70 +193,12 @@ def resume(queue: str, *, reason: str | None = None) -> Request[None]:
     return Request(statements.RESUME, {"queue": text_of("queue", queue), **reason_of(reason)})
 
 
-def graph_status(graph: int) -> Request[GraphStatus]:
-    """Return how far a graph is. Raises GraphNotFound."""
-    return Request(statements.GRAPH_STATUS, {"graph": id_of(graph, "graph", name="graph")})
-
-
-def find_graphs(
-    *,
-    name: str | None = None,
-    paused: bool | None = None,
-    limit: int = 100,
-    before: int | None = None,
-) -> Request[list[GraphStatus]]:
-    """Return how far the graphs are that match all of these filters, the newest first.
-
-    limit: 1 to 1000. before: only graphs with a smaller id, for the next page. Raises BadArgument.
-    """
-    filters = filters_of(limit, before=(before, "graph"), name=name, paused=paused)
-    return Request(statements.FIND_GRAPHS, filters)
-
-
-def cancel_graph(graph: int, *, dry_run: bool = False, reason: str | None = None) -> Request[int]:
-    """Cancel the unfinished tasks of a graph, dead ones included, and return how many.
-
-    dry_run: only count them. reason: is recorded in peers.action. Raises GraphNotFound.
-    """
-    request = {**_graph(graph, reason), "dry_run": switch_of("dry_run", dry_run)}
-    return Request(statements.CANCEL_GRAPH, request)
-
-
-def pause_graph(graph: int, *, reason: str | None = None) -> Request[int]:
-    """Stop claims of a graph's tasks, and return how many of them are ready now.
-
-    Tasks that are blocked or scheduled are paused too, but not counted. reason: is recorded in
-    peers.action. Raises GraphNotFound.
-    """
-    return Request(statements.PAUSE_GRAPH, _graph(graph, reason))
-
-
-def resume_graph(graph: int, *, reason: str | None = None) -> Request[int]:
-    """Allow claims of a paused graph's tasks again, and return how many of them are ready now.
-
-    Tasks that are blocked or scheduled are not counted. reason: is recorded in peers.action. Raises
-    GraphNotFound.
-    """
-    return Request(statements.RESUME_GRAPH, _graph(graph, reason))
-
-
-def retry_graph(graph: int, *, dry_run: bool = False, reason: str | None = None) -> Request[int]:
-    """Run all dead tasks of a graph again, and return how many.
-
-    dry_run: only count them. reason: is recorded in peers.action. Raises GraphNotFound.
-    """
-    request = {**_graph(graph, reason), "dry_run": switch_of("dry_run", dry_run)}
-    return Request(statements.RETRY_GRAPH, request)
-
-
-def _graph(graph: int, reason: str | None) -> dict[str, Any]:
-    return {"graph": id_of(graph, "graph", name="graph"), **reason_of(reason)}
-
-
 def _attempt(attempt: object) -> int | None:
     if attempt is None or (isinstance(attempt, int) and not isinstance(attempt, bool)):
         return attempt
-    raise BadArgument(f"attempt must be a number, not {attempt!r}")
+    raise BadArgument(
+        f"attempt must be a whole number, not {attempt!r}", "None is the last one that has a log."
+    )
 
 
 def _keys(unique_keys: object) -> list[str | None]:

@@ -48,50 +48,40 @@ def peek(id: int, timeout: Span | None = None) -> Peek:
     """
     from peers.client.default import default_client
 
-    request, wait = _request(id), _wait(timeout)  # before a connection is needed
-    return _ask(default_client().perform, request, wait)
+    return ask(lambda request: default_client().perform(request), id, timeout)
 
 
 async def peek_async(id: int, timeout: Span | None = None) -> Peek:
     """Do the same as `peek` without blocking the event loop."""
     from peers.client.default import default_client
 
-    request, wait = _request(id), _wait(timeout)
-    return await _ask_async(default_client().perform_async, request, wait)
+    return await ask_async(lambda request: default_client().perform_async(request), id, timeout)
 
 
 def ask(perform: Perform, id: int, timeout: Span | None) -> Peek:
     """Ask for a peek with this function, and wait for the reply."""
-    return _ask(perform, _request(id), _wait(timeout))
-
-
-async def ask_async(
-    perform: Callable[[Request[Any]], Awaitable[Any]], id: int, timeout: Span | None
-) -> Peek:
-    """Do the same as `ask` without blocking the event loop."""
-    return await _ask_async(perform, _request(id), _wait(timeout))
-
-
-def _ask(perform: Perform, request: Request[int], wait: float) -> Peek:
+    request, wait = _request(id), _wait(timeout)
     number = perform(request)
     for pause in _pauses(wait):
         reply: Peek | None = perform(_reply(number))
         if reply is not None:
             return reply
         time.sleep(pause)
-    raise _no_reply(request.document["id"], perform(_silence(number)))
+    raise _no_reply(id, perform(_silence(number)))
 
 
-async def _ask_async(
-    perform: Callable[[Request[Any]], Awaitable[Any]], request: Request[int], wait: float
+async def ask_async(
+    perform: Callable[[Request[Any]], Awaitable[Any]], id: int, timeout: Span | None
 ) -> Peek:
+    """Do the same as `ask` without blocking the event loop."""
+    request, wait = _request(id), _wait(timeout)
     number = await perform(request)
     for pause in _pauses(wait):
         reply: Peek | None = await perform(_reply(number))
         if reply is not None:
             return reply
         await asyncio.sleep(pause)
-    raise _no_reply(request.document["id"], await perform(_silence(number)))
+    raise _no_reply(id, await perform(_silence(number)))
 
 
 def _wait(timeout: Span | None) -> float:

@@ -133,10 +133,3 @@ CANCEL_BACKFILL: Final = Statement(
     """,
     bool,
 )
-
-_ALL: Final[list[Statement[Any]]] = [
-    GET_SCHEDULE, FIND_SCHEDULES, EXPLAIN_SCHEDULE, ADD_SCHEDULE, PAUSE_SCHEDULE,
-    RESUME_SCHEDULE, REMOVE_SCHEDULE, RUN_SCHEDULE, BACKFILL_SCHEDULE, CANCEL_BACKFILL,
-]  # fmt: skip
-SCHEDULE_STATEMENTS: Final = {statement.name: statement for statement in _ALL}
-"""All of them by name: a handler sends the name to its peer."""

@@ -9,20 +9,18 @@ through its peer. The SQL contains no percent sign, because `%(document)s` is fi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, Generic, LiteralString, TypeVar
 
 from peers.client.records import (
-    GraphStatus,
     Outcome,
-    SubmittedGraph,
     TaskLog,
     TaskRecord,
     task_not_found,
 )
-from peers.errors import GraphNotFound, TaskNotFound
-from peers.types import TaskId, TaskState
+from peers.errors import TaskNotFound
+from peers.types import TaskState
 
 T = TypeVar("T")
 
@@ -44,125 +42,6 @@ class Request(Generic[T]):
     statement: Statement[T]
     document: Any
 
-
-# ------------------------------------------------------------------------------------ submitting
-
-_SUBMIT_ARGUMENTS: Final = """
-        kind => d ->> 'kind', args => d -> 'args', queue => d ->> 'queue',
-        priority => (d ->> 'priority')::integer,
-        scheduled_at => coalesce((d ->> 'scheduled_at')::timestamptz,
-                                 peers.now() + (d ->> 'delay')::interval),
-        max_attempts => (d ->> 'max_attempts')::integer, timeout => (d ->> 'timeout')::interval,
-        depends_on => array(select jsonb_array_elements_text(d -> 'depends_on')::bigint),
-        on_parent_failure => (d ->> 'on_parent_failure')::peers.parent_failure_policy,
-        idempotency_key => d ->> 'idempotency_key', metadata => d -> 'metadata',
-        graph_id => (d ->> 'graph_id')::bigint"""
-
-SUBMIT: Final = Statement(
-    "submit",
-    "select to_json(peers.submit("
-    + _SUBMIT_ARGUMENTS
-    + """))::text
-    from (select cast(:document as jsonb)) as request(d)
-    """,
-    TaskId,
-)
-
-
-def _task_id(row: Any) -> TaskId:
-    return TaskId(row["id"], is_new=row["is_new"], replaced=row["replaced"])
-
-
-SUBMIT_UNIQUE: Final = Statement(
-    "submit_unique",
-    """
-    select to_json(s)::text
-    from (select cast(:document as jsonb)) as request(d)
-    cross join lateral peers.submit_unique("""
-    + _SUBMIT_ARGUMENTS
-    + """,
-        unique_key => d ->> 'unique_key', unique_while => d ->> 'unique_while',
-        on_duplicate => d ->> 'on_duplicate', wait => (d ->> 'wait')::interval,
-        max_wait => (d ->> 'max_wait')::interval) as s
-    """,
-    _task_id,
-)
-
-
-def submit_statement(document: Mapping[str, Any]) -> Statement[TaskId]:
-    """Return the statement that submits a document. Only a key can lead to an older task."""
-    has_key = "unique_key" in document or "idempotency_key" in document
-    return SUBMIT_UNIQUE if has_key else SUBMIT
-
-
-def _new_ids(ids: Any) -> list[TaskId]:
-    return [TaskId(each) for each in ids]
-
-
-def _task_ids(rows: Any) -> list[TaskId]:
-    return [_task_id(row) for row in rows]
-
-
-# `args` can be long, and `->` on json reads the whole document: the options are read all at once.
-# For each task this takes a tenth more time in the database than COPY, which returns no ids and
-# does not work in all targets.
-_MANY_ARGUMENTS: Final = """
-        kind => d.kind, args => d.args, queue => d.queue, priority => d.priority,
-        scheduled_at => coalesce(d.scheduled_at, peers.now() + d.delay),
-        max_attempts => d.max_attempts, timeout => d.timeout,
-        depends_on => array(select json_array_elements_text(d.depends_on)::bigint),
-        on_parent_failure => d.on_parent_failure, metadata => d.metadata, graph_id => d.graph_id"""
-_MANY_COLUMNS: Final = """
-        kind text, args json, queue text, priority integer, scheduled_at timestamptz,
-        delay interval, max_attempts integer, timeout interval, metadata jsonb, graph_id bigint,
-        depends_on json, on_parent_failure peers.parent_failure_policy"""
-SUBMIT_MANY: Final = Statement(
-    "submit_many",
-    "select to_json(peers.submit_many("
-    + _MANY_ARGUMENTS
-    + """))::text
-    from json_to_record(cast(:document as json)) as d("""
-    + _MANY_COLUMNS
-    + ")",
-    _new_ids,
-)
-
-SUBMIT_MANY_UNIQUE: Final = Statement(
-    "submit_many_unique",
-    """
-    select coalesce(json_agg(s), '[]')::text
-    from json_to_record(cast(:document as json)) as d("""
-    + _MANY_COLUMNS
-    + """, unique_keys json,
-        unique_while text, on_duplicate text, wait interval, max_wait interval)
-    cross join lateral peers.submit_many_unique("""
-    + _MANY_ARGUMENTS
-    + """,
-        unique_keys => array(select json_array_elements_text(d.unique_keys)),
-        unique_while => d.unique_while, on_duplicate => d.on_duplicate, wait => d.wait,
-        max_wait => d.max_wait) as s
-    """,
-    _task_ids,
-)
-
-SUBMIT_GRAPH: Final = Statement(
-    "submit_graph",
-    """
-    select json_build_object(
-        'graph', min(g.graph_id), 'tasks', json_object_agg(g.name, g.task_id),
-        'known', json_agg(g.name) filter (where not g.is_new))::text
-    from (select cast(:document as jsonb)) as request(d)
-    cross join lateral peers.submit_graph(
-        graph => (select jsonb_agg(n - 'delay' || jsonb_build_object('scheduled_at', coalesce(
-                      n -> 'scheduled_at', to_jsonb(peers.now() + (n ->> 'delay')::interval))))
-                  from jsonb_array_elements(d -> 'nodes') as node(n)),
-        name => d ->> 'name', idempotency_key => d ->> 'idempotency_key',
-        metadata => d -> 'metadata') g
-    """,
-    SubmittedGraph.from_json,
-)
-
-# ----------------------------------------------------------------------------------------- reading
 
 _TASK: Final = """
     to_jsonb(t) - 'token' - 'created_xid' || jsonb_build_object(
@@ -237,16 +116,17 @@ def _find(state: str | None, *, in_graph: bool) -> Statement[list[TaskRecord]]:
     return Statement(name, sql, _tasks, is_read_only=True)
 
 
-_FINDS: Final = {
+FINDS: Final = {
     (state, in_graph): _find(state, in_graph=in_graph)
     for state in (None, *_IN_STATE)
     for in_graph in (False, True)
 }
+"""The statements that find tasks, by their state and whether they belong to one graph."""
 
 
 def find_statement(state: TaskState | None, *, in_graph: bool) -> Statement[list[TaskRecord]]:
     """Return the statement that finds tasks in this state fastest."""
-    return _FINDS[state.value if state is not None and state.value in _IN_STATE else None, in_graph]
+    return FINDS[state.value if state is not None and state.value in _IN_STATE else None, in_graph]
 
 
 GET: Final = Statement(
@@ -311,53 +191,6 @@ EXPLAIN: Final = Statement(
 )
 
 
-def _graph_status(row: Any) -> GraphStatus:
-    if "missing" in row:
-        raise GraphNotFound(
-            f"there is no graph {row['missing']}", "It never existed, or it was pruned."
-        )
-    return GraphStatus.from_json(row)
-
-
-GRAPH_STATUS: Final = Statement(
-    "graph_status",
-    """
-    select coalesce(
-        (select to_jsonb(s) from peers.graph_status s
-         where s.graph_id = (cast(:document as jsonb) ->> 'graph')::bigint),
-        jsonb_build_object('missing', cast(:document as jsonb) -> 'graph'))::text
-    """,
-    _graph_status,
-    is_read_only=True,
-)
-
-
-def _graph_statuses(rows: Any) -> list[GraphStatus]:
-    return [GraphStatus.from_json(row) for row in rows]
-
-
-FIND_GRAPHS: Final = Statement(
-    "find_graphs",
-    """
-    select coalesce(jsonb_agg(to_jsonb(s) order by found.id desc), '[]')::text
-    from (
-        select g.id
-        from (select cast(:document as jsonb)) as request(d), peers.graph g
-        where g.id < coalesce((d ->> 'before')::bigint, 9223372036854775807)
-          and (d ->> 'name' is null or g.name = d ->> 'name')
-          and (d ->> 'paused' is null or (g.paused_at is not null) = (d ->> 'paused')::boolean)
-        order by g.id desc limit (select (d ->> 'limit')::bigint from
-            (select cast(:document as jsonb)) as bound(d))
-    ) as found
-    cross join lateral (select * from peers.graph_status v where v.graph_id = found.id) as s
-    """,
-    _graph_statuses,
-    is_read_only=True,
-)
-
-# ---------------------------------------------------------------------------------------- changing
-
-
 def _nothing(_: Any) -> None:
     return None
 
@@ -410,46 +243,3 @@ RESUME: Final = Statement(
     """,
     _nothing,
 )
-CANCEL_GRAPH: Final = Statement(
-    "cancel_graph",
-    """
-    select to_json(peers.cancel_graph(
-        (d ->> 'graph')::bigint, (d ->> 'dry_run')::boolean, d ->> 'reason'))::text
-    from (select cast(:document as jsonb)) as request(d)
-    """,
-    int,
-)
-RETRY_GRAPH: Final = Statement(
-    "retry_graph",
-    """
-    select to_json(peers.retry_graph(
-        (d ->> 'graph')::bigint, (d ->> 'dry_run')::boolean, d ->> 'reason'))::text
-    from (select cast(:document as jsonb)) as request(d)
-    """,
-    int,
-)
-PAUSE_GRAPH: Final = Statement(
-    "pause_graph",
-    """
-    select to_json(peers.pause_graph((d ->> 'graph')::bigint, d ->> 'reason'))::text
-    from (select cast(:document as jsonb)) as request(d)
-    """,
-    int,
-)
-RESUME_GRAPH: Final = Statement(
-    "resume_graph",
-    """
-    select to_json(peers.resume_graph((d ->> 'graph')::bigint, d ->> 'reason'))::text
-    from (select cast(:document as jsonb)) as request(d)
-    """,
-    int,
-)
-
-_ALL: Final[list[Statement[Any]]] = [
-    SUBMIT, SUBMIT_UNIQUE, SUBMIT_MANY, SUBMIT_MANY_UNIQUE, SUBMIT_GRAPH,
-    *_FINDS.values(), GET, OUTCOMES, EXPLAIN, GRAPH_STATUS, FIND_GRAPHS,
-    CANCEL, RETRY, DISCARD, CHANGE, PAUSE, RESUME,
-    CANCEL_GRAPH, RETRY_GRAPH, PAUSE_GRAPH, RESUME_GRAPH,
-]  # fmt: skip
-STATEMENTS: Final = {statement.name: statement for statement in _ALL}
-"""All of them by name: a handler sends the name to its peer."""

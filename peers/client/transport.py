@@ -11,10 +11,15 @@ import json
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final, LiteralString, TypeVar
 
-from peers.client.bulk_statements import BULK_STATEMENTS
-from peers.client.limit_statements import LIMIT_STATEMENTS
-from peers.client.schedule_statements import SCHEDULE_STATEMENTS
-from peers.client.statements import STATEMENTS, Request, Statement
+from peers.client import (
+    bulk_statements,
+    graph_statements,
+    limit_statements,
+    schedule_statements,
+    statements,
+    submit_statements,
+)
+from peers.client.statements import Request, Statement
 from peers.client.targets import is_django, unprepared, unprepared_async
 from peers.context import current
 from peers.errors import BadTask, translated
@@ -26,9 +31,19 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_MODULES: Final = (
+    statements, submit_statements, graph_statements, bulk_statements, schedule_statements,
+    limit_statements,
+)  # fmt: skip
 _STATEMENTS: Final = {
-    **STATEMENTS, **SCHEDULE_STATEMENTS, **LIMIT_STATEMENTS, **BULK_STATEMENTS,
-}  # fmt: skip
+    each.name: each
+    for each in (
+        *statements.FINDS.values(),
+        *(value for module in _MODULES for value in vars(module).values()),
+    )
+    if isinstance(each, Statement)
+}
+"""All statements by name: a handler sends the name to its peer."""
 
 
 def perform(request: Request[T]) -> T:

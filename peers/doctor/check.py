@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from peers.settings import Settings
 
 
-class Visit(NamedTuple):
+class CheckContext(NamedTuple):
     """What a check looks at."""
 
     settings: Settings
@@ -24,7 +24,7 @@ class Check(NamedTuple):
 
     name: str
     question: str
-    find: Callable[[Visit], Iterable[Finding]]
+    find: Callable[[CheckContext], Iterable[Finding]]
     """Return the findings. Errors of the database mean that the check could not be made."""
     finds: tuple[str, ...]
     """The names of its findings."""

@@ -12,7 +12,7 @@ import psycopg
 from peers.database.connection import connect, is_connection_lost
 from peers.database.deadlines import Bounds
 from peers.doctor import in_database, installation, notifications, objects, server
-from peers.doctor.check import Check, Visit
+from peers.doctor.check import Check, CheckContext
 from peers.doctor.connecting import refusal
 from peers.doctor.findings import ERROR, NOT_MADE, NOTE, Finding, by_severity, not_made
 from peers.errors import NotPermitted, PeersError, transactions_refused
@@ -29,7 +29,7 @@ CLIENT_CHECKS: Final = (
 )  # fmt: skip
 CONNECTION_LOST: Final = "connection_lost"
 _IN_DATABASE: Final = "the checks of peers.doctor"
-_OURS: Final = frozenset(check.name for check in (*CLIENT_CHECKS, in_database.THOROUGH))
+_MADE_HERE: Final = frozenset(check.name for check in (*CLIENT_CHECKS, in_database.THOROUGH))
 _BOUNDS: Final = Bounds(lock=1, statement=3, answer=10)
 _UNBOUNDED: Final = Bounds(lock=5, statement=3600, answer=3700)
 
@@ -81,7 +81,9 @@ def examine(
         with connect(
             settings.url, application_name="peers doctor", bounds=_BOUNDS, pooled=True
         ) as connection:
-            _Examination(report, Visit(settings, connection), only, older_than).make(thorough)
+            _Examination(report, CheckContext(settings, connection), only, older_than).make(
+                thorough
+            )
     except PeersError as error:
         report.findings.append(refusal(error))
         report.reached = False
@@ -106,11 +108,15 @@ class _Examination:
     """The checks of one examination, on one connection."""
 
     def __init__(
-        self, report: Report, visit: Visit, only: Collection[str], older_than: timedelta | None
+        self,
+        report: Report,
+        context: CheckContext,
+        only: Collection[str],
+        older_than: timedelta | None,
     ) -> None:
         self._report = report
-        self._visit = visit
-        self._connection: BoundedConnection = visit.connection
+        self._visit = context
+        self._connection: BoundedConnection = context.connection
         self._only = only
         self._older_than = older_than
 
@@ -150,8 +156,8 @@ class _Examination:
 
         If that takes too long, make one after the other, so that only the slow one is left out.
         """
-        names = [question.name for question in in_database.questions(self._connection)]
-        self._report.unknown = sorted(set(self._only) - _OURS - set(names))
+        names = in_database.check_names(self._connection)
+        self._report.unknown = sorted(set(self._only) - _MADE_HERE - set(names))
         names = [name for name in names if self._is_wanted(name)]
         self._report.checks += names
         try:

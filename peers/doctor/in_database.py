@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from peers.database import functions
 from peers.doctor.check import Check
@@ -13,22 +13,16 @@ if TYPE_CHECKING:
     from datetime import timedelta
 
     from peers.database.connection import Connection
-    from peers.doctor.check import Visit
+    from peers.doctor.check import CheckContext
 
 _PROBLEMS_SHOWN: Final = 20
 
 
-class Question(NamedTuple):
-    """A check of peers.doctor."""
-
-    name: str
-    question: str
-
-
-def questions(connection: Connection) -> list[Question]:
-    """Return the checks that the database can make."""
-    rows = connection.execute("select name, question from peers.doctor_check order by name")
-    return [Question(*row) for row in rows]
+def check_names(connection: Connection) -> list[str]:
+    """Return the names of the checks that the database can make."""
+    return [
+        name for (name,) in connection.execute("select name from peers.doctor_check order by 1")
+    ]
 
 
 def find(connection: Connection, checks: list[str], older_than: timedelta | None) -> list[Finding]:
@@ -40,8 +34,8 @@ def find(connection: Connection, checks: list[str], older_than: timedelta | None
     return [Finding(*row) for row in rows]
 
 
-def _find_inconsistent(visit: Visit) -> Iterator[Finding]:
-    problems = functions.check(visit.connection, repair=False)
+def _find_inconsistent(context: CheckContext) -> Iterator[Finding]:
+    problems = functions.check(context.connection, repair=False)
     for problem in problems[:_PROBLEMS_SHOWN]:
         yield Finding(
             ERROR, "inconsistent", f"task {problem.task_id}", problem.problem,

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from peers.database.connection import Connection
-    from peers.doctor.check import Visit
+    from peers.doctor.check import CheckContext
 
 
 class Rights(NamedTuple):
@@ -29,7 +29,7 @@ class Rights(NamedTuple):
 
     @property
     def words(self) -> str:
-        """Return the duties that the role can have."""
+        """Return what the role may do, in words."""
         duties = {
             "submit": self.submits, "run a peer": self.works, "read": self.reads,
             "operate": self.operates,
@@ -63,17 +63,18 @@ def read_rights(connection: Connection) -> Rights:
     return Rights(*row)
 
 
-def _find_misfit(visit: Visit) -> Iterator[Finding]:
+def _find_misfit(context: CheckContext) -> Iterator[Finding]:
     """Find what keeps this package from working with the schema."""
     try:
-        schema.require(visit.connection)
+        schema.require(context.connection)
     except SchemaUnreleased as error:
         yield Finding(ERROR, "schema_unreleased", "the schema", error.message, error.hint or "")
     except SchemaMissing as error:
+        database = context.connection.info.dbname
         name = "schema_old" if "contract version" in error.message else "schema_missing"
         sentence = (
             error.message if name == "schema_old"
-            else f"the database {visit.connection.info.dbname} has no schema peers, or a part of it"
+            else f"the database {database} lacks the schema peers or a part of it"
         )  # fmt: skip
         yield Finding(
             ERROR, name, "the schema", sentence, "`peers migrate` as the owner of the schema"
@@ -84,11 +85,13 @@ def _find_misfit(visit: Visit) -> Iterator[Finding]:
         pass  # the check `missing_privilege` says so
 
 
-def _find_missing_privilege(visit: Visit) -> Iterator[Finding]:
-    found = visit.connection.execute("select from pg_namespace where nspname = 'peers'").fetchall()
+def _find_missing_privilege(context: CheckContext) -> Iterator[Finding]:
+    found = context.connection.execute(
+        "select from pg_namespace where nspname = 'peers'"
+    ).fetchall()
     if not found:
         return
-    rights = read_rights(visit.connection)
+    rights = read_rights(context.connection)
     if not (rights.submits or rights.works or rights.reads or rights.operates):
         role = '"' + rights.role.replace('"', '""') + '"'
         yield Finding(

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from peers.database.deadlines import BoundedConnection
-    from peers.doctor.check import Visit
+    from peers.doctor.check import CheckContext
 
 _WAIT: Final = 3.0
 """Seconds until a notification counts as lost."""
@@ -26,9 +26,9 @@ _SLOW: Final = 0.5
 _NAME: Final = "peers doctor"
 
 
-def _find_pooler(visit: Visit) -> Iterator[Finding]:
+def _find_pooler(context: CheckContext) -> Iterator[Finding]:
     """Find a pooler in transaction mode. One in statement mode has refused the connection."""
-    if visit.settings.listen_url is None and _is_pooled(visit):
+    if context.settings.listen_url is None and _is_pooled(context):
         yield Finding(
             WARNING, "pooler", "the connection",
             "a pooler in transaction mode lies between this host and the database: no notification "
@@ -37,20 +37,20 @@ def _find_pooler(visit: Visit) -> Iterator[Finding]:
         )  # fmt: skip
 
 
-def _is_pooled(visit: Visit) -> bool:
-    with _second(visit) as other:
-        return is_pooled(visit.connection, other)
+def _is_pooled(context: CheckContext) -> bool:
+    with _second(context) as other:
+        return is_pooled(context.connection, other)
 
 
-def _second(visit: Visit) -> BoundedConnection:
+def _second(context: CheckContext) -> BoundedConnection:
     return connect(
-        visit.settings.url, application_name=_NAME, bounds=visit.connection.bounds, pooled=True
+        context.settings.url, application_name=_NAME, bounds=context.connection.bounds, pooled=True
     )
 
 
-def _find_lost_notification(visit: Visit) -> Iterator[Finding]:
-    listen_url = visit.settings.listen_url
-    if _is_pooled(visit):
+def _find_lost_notification(context: CheckContext) -> Iterator[Finding]:
+    listen_url = context.settings.listen_url
+    if _is_pooled(context):
         if listen_url is None:
             return  # the check `pooler` says so
         try:
@@ -63,9 +63,9 @@ def _find_lost_notification(visit: Visit) -> Iterator[Finding]:
             )  # fmt: skip
             return
     else:
-        listener = _second(visit)
+        listener = _second(context)
     with listener:
-        took = measure(visit.connection, listener)
+        took = measure(context.connection, listener)
     if took is None:
         yield Finding(
             ERROR, "notification", "LISTEN and NOTIFY",
@@ -76,7 +76,7 @@ def _find_lost_notification(visit: Visit) -> Iterator[Finding]:
     elif took > _SLOW:
         yield Finding(
             WARNING, "notification", "LISTEN and NOTIFY",
-            f"a notification took {took:.1f} s: tasks start so much later",
+            f"a notification took {took:.1f} s, and tasks start that much later",
             "look for the findings slow_connection, synchronous_standby and notification_queue; "
             "an overloaded server is slow as well",
         )  # fmt: skip

@@ -17,7 +17,7 @@ from peers.doctor.findings import ERROR, WARNING, Finding
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from peers.doctor.check import Visit
+    from peers.doctor.check import CheckContext
 
 _FUNCTION: Final = re.compile(
     r"^create or replace function peers\.(?P<name>\w+)\("
@@ -66,9 +66,9 @@ def shipped_indexes() -> dict[str, str]:
     }
 
 
-def _find_function_differs(visit: Visit) -> Iterator[Finding]:
+def _find_function_differs(context: CheckContext) -> Iterator[Finding]:
     theirs: dict[str, set[str]] = defaultdict(set)
-    for name, body in visit.connection.execute(
+    for name, body in context.connection.execute(
         "select p.proname::text, p.prosrc from pg_proc p join pg_namespace n"
         " on n.oid = p.pronamespace where n.nspname = 'peers'"
     ):
@@ -92,9 +92,9 @@ def _find_function_differs(visit: Visit) -> Iterator[Finding]:
         )  # fmt: skip
 
 
-def _find_trigger_missing(visit: Visit) -> Iterator[Finding]:
+def _find_trigger_missing(context: CheckContext) -> Iterator[Finding]:
     theirs = set(
-        visit.connection.execute(
+        context.connection.execute(
             "select c.relname::text, t.tgname::text from pg_trigger t"
             " join pg_class c on c.oid = t.tgrelid join pg_namespace n on n.oid = c.relnamespace"
             " where n.nspname = 'peers'"
@@ -109,10 +109,10 @@ def _find_trigger_missing(visit: Visit) -> Iterator[Finding]:
         )  # fmt: skip
 
 
-def _find_index_missing(visit: Visit) -> Iterator[Finding]:
+def _find_index_missing(context: CheckContext) -> Iterator[Finding]:
     theirs = {
         name
-        for (name,) in visit.connection.execute(
+        for (name,) in context.connection.execute(
             "select c.relname::text from pg_class c join pg_namespace n on n.oid = c.relnamespace"
             " where n.nspname = 'peers' and c.relkind = 'i'"
         )

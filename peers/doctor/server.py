@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from peers.database.connection import Connection
-    from peers.doctor.check import Visit
+    from peers.doctor.check import CheckContext
 
 _TRIES: Final = 5
 _FAR: Final = 0.1
@@ -51,10 +51,10 @@ def host_time() -> float:
     return datetime.now(UTC).timestamp()  # noqa: TID251  # it is compared with the database's
 
 
-def _find_old_server(visit: Visit) -> Iterator[Finding]:
-    number = visit.connection.info.server_version
+def _find_old_server(context: CheckContext) -> Iterator[Finding]:
+    number = context.connection.info.server_version
     if number < OLDEST_SERVER:
-        version = visit.connection.info.parameter_status("server_version")
+        version = context.connection.info.parameter_status("server_version")
         yield Finding(
             ERROR, "server_old", "the server",
             f"the server is PostgreSQL {version}, and Peers needs "
@@ -63,8 +63,8 @@ def _find_old_server(visit: Visit) -> Iterator[Finding]:
         )  # fmt: skip
 
 
-def _find_slow_connection(visit: Visit) -> Iterator[Finding]:
-    took = read_clock(visit.connection).round_trip
+def _find_slow_connection(context: CheckContext) -> Iterator[Finding]:
+    took = read_clock(context.connection).round_trip
     if took > _NOT_NEAR:
         yield Finding(
             WARNING if took > _FAR else NOTE, "slow_connection", "the connection",
@@ -74,8 +74,8 @@ def _find_slow_connection(visit: Visit) -> Iterator[Finding]:
         )  # fmt: skip
 
 
-def _find_clock_difference(visit: Visit) -> Iterator[Finding]:
-    reading = read_clock(visit.connection)
+def _find_clock_difference(context: CheckContext) -> Iterator[Finding]:
+    reading = read_clock(context.connection)
     if abs(reading.ahead) - reading.round_trip / 2 > _CLOCK_MAX:
         yield Finding(
             WARNING, "clock_difference", "this host",

@@ -1,6 +1,6 @@
 """Every event that Peers can log: its name, its sentence and its fields.
 
-Events go to the logger "peers", and peers.logs.log_output formats them. Durations are in seconds.
+Events go to the logger "peers", and peers.logs.log_format formats them. Durations are in seconds.
 """
 
 from peers.events.limits import (
@@ -38,10 +38,10 @@ from peers.events.record import (
     ATTRIBUTES,
     Event,
     add_fields,
+    all_events,
     are_logged,
     common_fields,
     counts,
-    every,
     fields_of,
     name_of,
     set_peer_id,
@@ -90,6 +90,7 @@ __all__ = [
     "ATTRIBUTES",
     "Event",
     "add_fields",
+    "all_events",
     "app_not_preloaded",
     "are_logged",
     "batch_bisected",
@@ -101,7 +102,6 @@ __all__ = [
     "database_refused",
     "database_unreachable",
     "dropped_record",
-    "every",
     "fields_of",
     "fork_server_lost",
     "heartbeat_failed",

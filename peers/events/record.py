@@ -36,7 +36,7 @@ class Event:
     meaning: str
 
 
-every: Final[dict[str, Event]] = {}
+all_events: Final[dict[str, Event]] = {}
 """Every event, by its name."""
 
 
@@ -66,7 +66,9 @@ def event(level: int, sentence: str) -> Callable[[Callable[P, None]], Callable[P
     def decorate(signature: Callable[P, None]) -> Callable[P, None]:
         name = signature.__name__
         names = (each for each in inspect.signature(signature).parameters if each != "exc_info")
-        every[name] = Event(name, level, sentence, tuple(names), inspect.getdoc(signature) or "")
+        all_events[name] = Event(
+            name, level, sentence, tuple(names), inspect.getdoc(signature) or ""
+        )
 
         @functools.wraps(signature)
         def emit(*_none: P.args, **fields: P.kwargs) -> None:

@@ -168,9 +168,8 @@ class QueueHandler(logging.Handler):
         return self._done >= self._put and (self._failing or not self._dropped)
 
     def _await(self, holds: Callable[[], bool], seconds: float) -> None:
-        if (
-            threading.current_thread() is not self._writer
-        ):  # a destructor may log in the writer itself
+        # a destructor may log in the writer itself
+        if threading.current_thread() is not self._writer:
             self._stuck = not self._written.wait_for(holds, seconds)
 
     def _write_all(self) -> None:

@@ -114,7 +114,7 @@ class Counts:
 
 
 def _observe(wait: Histogram, moment: Callable[[int], int], count: int, now: int) -> None:
-    """Count how long ago some moments are, in microseconds. One stands for its neighbours."""
+    """Count how long ago some moments are, in microseconds. A sample counts for its neighbours."""
     samples = min(count, _SAMPLES)
     first = 0
     for sample in range(1, samples + 1):

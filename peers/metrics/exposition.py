@@ -86,6 +86,6 @@ class Exposition:
 
 
 def _cumulative(histogram: Histogram) -> list[tuple[str, float]]:
-    """Return how many durations are up to each bound. A snapshot, so that the total fits."""
+    """Return how many durations are up to each bound. It is a snapshot: the total fits."""
     totals = accumulate(tuple(histogram.buckets))
     return list(zip((*map(str, BOUNDS), "+Inf"), map(float, totals), strict=True))

@@ -7,7 +7,7 @@ import socket
 from typing import Any, Final
 
 from peers.pool import process_facts
-from peers.pool.stacks import innermost, printed
+from peers.pool.stacks import format_stacks, innermost
 from peers.protocol.messages import Stack
 from peers.types import PEEK_REPORT_MAX_BYTES
 
@@ -83,7 +83,7 @@ def facts_of(
 def text_of(lines: list[str], stacks: list[Stack]) -> str:
     """Return the reply as a text of at most 64 KiB."""
     text = "\n".join(lines)
-    shown = printed(stacks)
+    shown = format_stacks(stacks)
     if shown:
         text += f"\n\n{shown}"
     return bounded(text)

@@ -197,7 +197,7 @@ def _stacks(pending: _Pending, pid: int, began: float) -> tuple[list[Stack], str
         dump = target.dump.take(target.pidfd, began + _WORKER_WITHIN)
         if dump:
             remark = "C code holds the GIL: no other Python code of this process can run"
-            return stacks.parsed(dump), "signal", remark
+            return stacks.parse_dump(dump), "signal", remark
     if pending.reply is not None:
         return pending.reply.stacks, "interpreter", pending.reply.remark
     return [], None, peek_report.why_silent(pid, _WORKER_WITHIN)

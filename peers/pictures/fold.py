@@ -2,7 +2,7 @@
 
 Tasks become one node if they are of the same kind and have the same parents and children: first
 tasks, then the nodes that these have become, level by level. If too many nodes are left, nodes in a
-row are folded, then all tasks of a kind on a level, and at last whole levels. Every step is linear.
+row are folded, then all tasks of a kind on a level, and finally whole levels. Every step is linear.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class _Graph:
         return list(groups)
 
     def in_rows(self) -> list[Hashable]:
-        """Group what is alike, and what follows each other in a row without branches."""
+        """Group tasks that are alike, and groups that form a chain without branches."""
         groups = self.alike()
         parents: defaultdict[Hashable, set[Hashable]] = defaultdict(set)
         children: defaultdict[Hashable, set[Hashable]] = defaultdict(set)
@@ -191,7 +191,7 @@ def _topological(ids: list[int], edges: list[Edge]) -> list[int]:
 
 
 def _without_cycles(found: Tasks) -> list[Edge]:
-    """Return the edges. Peers refuses cycles; if there is one nevertheless, leave its edges out."""
+    """Return the edges without those of a cycle. Peers refuses cycles, so there should be none."""
     ordered = _topological([task.id for task in found.tasks], found.edges)
     if len(ordered) == len(found.tasks):
         return found.edges

@@ -10,6 +10,7 @@ from bisect import bisect_right, insort
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from graphlib import TopologicalSorter
 from itertools import pairwise
 from typing import Final, NamedTuple
 
@@ -44,7 +45,7 @@ class Layout:
 
 
 def lay_out(sizes: Sequence[Size], edges: Sequence[tuple[int, int]]) -> Layout:
-    """Return where to draw boxes and the edges between them. Parents come before children."""
+    """Return where to draw boxes and the edges between them, which have no cycles."""
     return _Layers(sizes, edges).layout()
 
 
@@ -196,23 +197,12 @@ def _layers_of(boxes: int, edges: Sequence[tuple[int, int]]) -> list[int]:
         parents[child].append(parent)
         children[parent].append(child)
     layers = [0] * boxes
-    for box in _in_order(parents, children):
+    for box in TopologicalSorter(dict(enumerate(parents))).static_order():
         layers[box] = max((layers[parent] + 1 for parent in parents[box]), default=0)
     for box in range(boxes):
         if children[box] and not parents[box]:
             layers[box] = min(layers[child] for child in children[box]) - 1
     return layers
-
-
-def _in_order(parents: list[list[int]], children: list[list[int]]) -> list[int]:
-    waits = [len(each) for each in parents]
-    order = [box for box, count in enumerate(waits) if not count]
-    for box in order:  # it grows
-        for child in children[box]:
-            waits[child] -= 1
-            if not waits[child]:
-                order.append(child)
-    return order
 
 
 def _mean(values: Sequence[float], otherwise: float) -> float:

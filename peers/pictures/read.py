@@ -1,4 +1,4 @@
-"""Read a graph, or what is around a task, from the database."""
+"""Read a graph, or a task with its ancestors and descendants, from the database."""
 
 from __future__ import annotations
 

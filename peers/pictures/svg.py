@@ -20,6 +20,7 @@ _FONT: Final = "ui-monospace, Menlo, Consolas, 'DejaVu Sans Mono', monospace"
 _CELL: Final = 0.61
 """The width of a letter of these fonts, of their size, rounded up."""
 _HEADING: Final = 15
+_HEADING_CELLS: Final = 160
 _NAME: Final = 13
 _SMALL: Final = 11
 _LINE: Final = 1.4
@@ -59,7 +60,7 @@ def lines(picture: Picture) -> Iterator[str]:
     layout = lay_out(
         [box.size for box in boxes], [(link.parent, link.child) for link in picture.links]
     )
-    heading = shortened(picture.heading, 160)
+    heading = shortened(picture.heading, _HEADING_CELLS)
     legend = list(_legend(picture))
     top = _MARGIN + _HEADING * _LINE + _LEGEND_HEIGHT + _LEGEND_GAP
     width = 2 * _MARGIN + max(
@@ -105,12 +106,7 @@ def _draw_box(box: _Box, corner: Point) -> Iterator[str]:
             f'<rect class="focus" x="-5" y="-5" width="{size.width + 10:.1f}" '
             f'height="{size.height + 10:.1f}" rx="9"/>'
         )
-    dash = f' stroke-dasharray="{_BOX_DASHES[state]}"' if state in _BOX_DASHES else ""
-    thick = 3 if state in ("dead", "running") else 1.5
-    yield (
-        f'<rect width="{size.width:.1f}" height="{size.height:.1f}" rx="5" '
-        f'stroke-width="{thick}"{dash}/>'
-    )
+    yield f'<rect width="{size.width:.1f}" height="{size.height:.1f}" rx="5"{_border(state)}/>'
     if state == "dead":  # a second border, for black and white
         yield (
             f'<rect class="inner" x="4" y="4" width="{size.width - 8:.1f}" '
@@ -123,6 +119,16 @@ def _draw_box(box: _Box, corner: Point) -> Iterator[str]:
     if box.bar:
         yield from _draw_bar(node, y + 2, size.width - 2 * _PADDING)
     yield "</g>"
+
+
+def _border(state: str) -> str:
+    """Return the attributes of a border. It shows the state without colours, too."""
+    width = 3 if state in ("dead", "running") else 1.5
+    return f' stroke-width="{width}"{_dash(_BOX_DASHES.get(state, ""))}'
+
+
+def _dash(pattern: str) -> str:
+    return f' stroke-dasharray="{pattern}"' if pattern else ""
 
 
 def _draw_bar(node: Node, y: float, width: float) -> Iterator[str]:
@@ -151,12 +157,12 @@ def _draw_link(picture: Picture, link: Link, route: list[Point]) -> str:
                 f"C{middle:.1f} {first.y:.1f} {middle:.1f} {second.y:.1f} "
                 f"{second.x:.1f} {second.y:.1f}"
             )
-    dash = f' stroke-dasharray="{_DASHES[link.policy]}"' if _DASHES[link.policy] else ""
     names = f"{picture.nodes[link.parent].name} → {picture.nodes[link.child].name}"
     many = f"{link.edges:,} edges, " if link.edges > 1 else ""
     title = f"{names}: {many}on_parent_failure {link.policy}: {POLICIES[link.policy]}"
     return (
-        f'<path class="edge" d="{"".join(path)}" marker-end="url(#arrow)"{dash}>'
+        f'<path class="edge" d="{"".join(path)}" marker-end="url(#arrow)"'
+        f"{_dash(_DASHES[link.policy])}>"
         f"<title>{_xml(title)}</title></path>"
     )
 
@@ -184,16 +190,14 @@ def _draw_legend(legend: list[tuple[str, str]], y: float) -> Iterator[str]:
     x = _MARGIN
     for what, text in legend:
         if what in POLICIES:
-            dash = f' stroke-dasharray="{_DASHES[what]}"' if _DASHES[what] else ""
             yield (
-                f'<path class="edge" d="M{x:.1f} {y + 7:.1f}h26" marker-end="url(#arrow)"{dash}/>'
+                f'<path class="edge" d="M{x:.1f} {y + 7:.1f}h26" marker-end="url(#arrow)"'
+                f"{_dash(_DASHES[what])}/>"
             )
         else:
-            dash = f' stroke-dasharray="{_BOX_DASHES[what]}"' if what in _BOX_DASHES else ""
-            thick = 3 if what in ("dead", "running") else 1.5
             yield (
                 f'<g class="{what}"><rect x="{x + 4:.1f}" y="{y:.1f}" width="20" height="14" '
-                f'rx="3" stroke-width="{thick}"{dash}/></g>'
+                f'rx="3"{_border(what)}/></g>'
             )
         yield _text(x + 32, y + 11, text, _SMALL, "heading")
         x += _legend_width(text)
@@ -206,9 +210,7 @@ def _style() -> str:
         ".edge{fill:none;stroke:#6e7681;stroke-width:1.5}.arrow{fill:#6e7681}",
         ".focus{fill:none;stroke:#6b7280;stroke-width:2}.inner{fill:none;stroke-width:1}",
     ]
-    dark = [
-        "text{fill:#f9fafb}",
-    ]
+    dark = ["text{fill:#f9fafb}"]
     for state, colour in COLOURS.items():
         box, share = f".{state}>rect:not(.share)", f"rect.share.{state}"
         rules += [

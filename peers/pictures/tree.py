@@ -36,22 +36,21 @@ def lines(picture: Picture, *, colour: bool = False, ascii_only: bool = False) -
             continue
         printed.add(number)
         yield lead + _line(node, label, colour=colour)
-        policies: defaultdict[int, list[str]] = defaultdict(list)
-        for link in children[number]:
-            policies[link.child].append(link.policy)
-        below = list(policies)
-        for at in reversed(range(len(below))):
-            is_last = at == len(below) - 1
-            names = policies[below[at]]
-            shown = "" if names == ["hold"] else f"({', '.join(names)}) "
-            stack.append(
-                (
-                    below[at],
-                    indent + (last if is_last else branch),
-                    indent + ("   " if is_last else bar),
-                    shown,
-                )
-            )
+        below = _policies(children[number])
+        for place, (child, policies) in enumerate(reversed(below)):  # the stack turns them round
+            lead, deeper = (last, "   ") if place == 0 else (branch, bar)
+            stack.append((child, indent + lead, indent + deeper, policies))
+
+
+def _policies(links: list[Link]) -> list[tuple[int, str]]:
+    """Return each child with the policies of its edges; none is shown for hold alone."""
+    policies: defaultdict[int, list[str]] = defaultdict(list)
+    for link in links:
+        policies[link.child].append(link.policy)
+    return [
+        (child, "" if names == ["hold"] else f"({', '.join(names)}) ")
+        for child, names in policies.items()
+    ]
 
 
 def _label(node: Node, number: str, policy: str) -> str:

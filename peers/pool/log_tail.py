@@ -54,7 +54,7 @@ class LogTail:
         else:
             kept += text
             self.size += len(text)
-        if len(kept) > 2 * KEPT_BYTES:  # seldom, because it copies what is kept
+        if len(kept) > 2 * KEPT_BYTES:  # rarely, because it copies what is kept
             del kept[:-KEPT_BYTES]
 
     def _overwrite(self, text: bytes) -> None:

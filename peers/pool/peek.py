@@ -26,7 +26,6 @@ class PeekTarget:
     kind: str | None = None
     """The kind and the attempt. None: the attempt has ended."""
     attempt: int | None = None
-    asynchronous: bool = False
     seconds: float | None = None
     """How long the handler has been running."""
     worker_pid: int | None = None
@@ -76,7 +75,7 @@ def _target(worker: WorkerHandle, lease: Lease, execution_id: int, now: float) -
                 sentence += f"; task {other.task_id} ({other.kind}) has the loop since {held:.3f} s"
         elif has_thread:
             sentence += f"; it has the loop since {now - running.since:.3f} s"
-        return PeekTarget("running", sentence, asynchronous=True, seconds=seconds)
+        return PeekTarget("running", sentence, seconds=seconds)
     if has_thread:
         seconds = now - running.since
         sentence = f"running for {seconds:.1f} s"

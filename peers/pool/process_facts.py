@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any, Final
 
 _TICKS: Final = os.sysconf("SC_CLK_TCK")
+_STATE, _USER_TIME, _SYSTEM_TIME, _STARTED = 0, 11, 12, 19
+"""Fields of `stat`, without the pid and the name of the program; see proc_pid_stat(5)."""
 _PROC: Final = Path("/proc")
 _CHILDREN_MAX: Final = 20
 _FILES_MAX: Final = 10
@@ -41,7 +43,7 @@ def cpu_time(pid: int) -> CpuTime | None:
     fields = _stat(_PROC / str(pid))
     if fields is None:
         return None
-    return CpuTime(time.monotonic(), (int(fields[11]) + int(fields[12])) / _TICKS)
+    return CpuTime(time.monotonic(), _cpu_seconds(fields))
 
 
 def facts(pid: int, before: CpuTime | None) -> dict[str, Any]:
@@ -51,13 +53,13 @@ def facts(pid: int, before: CpuTime | None) -> dict[str, Any]:
     if fields is None or not status:
         return {}
     found: dict[str, Any] = {
-        "state": fields[0],
-        "state_name": _STATES.get(fields[0], fields[0]),
+        "state": fields[_STATE],
+        "state_name": _STATES.get(fields[_STATE], fields[_STATE]),
         "rss_bytes": _bytes(status.get("VmRSS")),
         "peak_rss_bytes": _bytes(status.get("VmHWM")),
         "threads": int(status.get("Threads", 0)),
-        "cpu_seconds": (int(fields[11]) + int(fields[12])) / _TICKS,
-        "process_seconds": round(_seconds_since_boot() - int(fields[19]) / _TICKS, 1),
+        "cpu_seconds": _cpu_seconds(fields),
+        "process_seconds": round(_seconds_since_boot() - int(fields[_STARTED]) / _TICKS, 1),
         "cpu_percent": _percent(pid, before),
         "children": _children(pid),
         **_files(folder),
@@ -70,13 +72,13 @@ def facts(pid: int, before: CpuTime | None) -> dict[str, Any]:
 def state(pid: int) -> str | None:
     """Return the letter of a process's state; None if it has ended."""
     fields = _stat(_PROC / str(pid))
-    return None if fields is None else fields[0]
+    return None if fields is None else fields[_STATE]
 
 
 def state_of_thread(pid: int, thread: int) -> str | None:
     """Return the letter of a thread's state; None if it has ended."""
     fields = _stat(_PROC / str(pid) / "task" / str(thread))
-    return None if fields is None else fields[0]
+    return None if fields is None else fields[_STATE]
 
 
 def thread_named(pid: int, name: str) -> int | None:
@@ -122,6 +124,10 @@ def _status(folder: Path) -> dict[str, str]:
     return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
 
 
+def _cpu_seconds(fields: list[str]) -> float:
+    return (int(fields[_USER_TIME]) + int(fields[_SYSTEM_TIME])) / _TICKS
+
+
 def _bytes(kibibytes: str | None) -> int | None:
     return None if kibibytes is None else int(kibibytes.split()[0]) * 1024
 
@@ -154,10 +160,10 @@ def _children(pid: int) -> list[dict[str, Any]]:
                 {
                     "pid": child,
                     "name": status.get("Name", "?"),
-                    "state": fields[0],
-                    "state_name": _STATES.get(fields[0], fields[0]),
+                    "state": fields[_STATE],
+                    "state_name": _STATES.get(fields[_STATE], fields[_STATE]),
                     "rss_bytes": _bytes(status.get("VmRSS")),
-                    "cpu_seconds": (int(fields[11]) + int(fields[12])) / _TICKS,
+                    "cpu_seconds": _cpu_seconds(fields),
                 }
             )
     return found

@@ -1,4 +1,4 @@
-"""Print the stacks that a worker sends, without the frames of Peers and of the thread's start."""
+"""Show the stacks that a worker sends, without the frames of Peers and of the thread's start."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ def innermost(stacks: Sequence[Stack]) -> str | None:
     return None
 
 
-def printed(stacks: Sequence[Stack]) -> str:
-    """Return the stacks like tracebacks: the most recent call comes last."""
+def format_stacks(stacks: Sequence[Stack]) -> str:
+    """Return the stacks as text, like tracebacks: the most recent call comes last."""
     parts = []
     for stack in stacks:
         frames = own_frames(stack)
@@ -69,7 +69,7 @@ def _lines(stack: Stack, frames: list[Frame]) -> Iterator[str]:
         yield f"  [{stack.omitted:,} calls in the middle are left out]"
 
 
-def parsed(dump: str) -> list[Stack]:
+def parse_dump(dump: str) -> list[Stack]:
     """Return the stacks of a dump that faulthandler wrote, the main thread's first."""
     found: list[tuple[str, list[Frame]]] = []
     for line in dump.splitlines():

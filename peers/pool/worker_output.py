@@ -40,7 +40,7 @@ class _Log:
 
     @property
     def is_followed(self) -> bool:
-        """Return whether somebody has followed it."""
+        """Return whether an operator has followed it."""
         return self._followed_until > 0
 
     @property
@@ -69,7 +69,10 @@ class _Log:
 
 
 class WorkerOutput:
-    """Reads the output pipe of a worker. `policies`: what is kept of each kind that keeps logs."""
+    """Reads the output pipe of a worker.
+
+    `policies`: "failed" or "always" for each kind that keeps its logs.
+    """
 
     def __init__(
         self, descriptor: int, executions: Executions, policies: Mapping[str, str]

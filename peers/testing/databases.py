@@ -150,8 +150,8 @@ class Databases:
     def make_template(self, prepare: Callable[[str], object] | None = None) -> None:
         """Make the template, unless another process of the run has made it.
 
-        `prepare` gets its URL, to add what each test's database is to contain: the tables of the
-        application, say.
+        `prepare` gets its URL, to add what each test's database contains, such as the tables of the
+        application.
         """
         with self._locked():
             if self._exists(self._template):

@@ -166,9 +166,8 @@ class _Drain:
                 peer.declare(self._handlers)
             while True:
                 before = len(self._ended)
-                with peer.joined(
-                    self._handlers
-                ):  # again, because a lease ends when the clock moves
+                # it joins again, because a lease ends when the clock moves
+                with peer.joined(self._handlers):
                     yield from self._run_ready(peer)
                     wait = min(peer.do_what_is_due(), peer.opens_in)
                 if self._is_endless or not left or wait > left:

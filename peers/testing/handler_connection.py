@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import threading
-import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from peers.client.transaction import LazyConnection
 from peers.errors import PeersError
 from peers.peer import request_verbs
+from peers.testing.kill_limit import KillLimit
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -42,27 +42,14 @@ class SharedConnection:
         self._connection.close()
 
 
-class HandlerConnection:
+class HandlerConnection(KillLimit):
     """What replies to one handler in a drain."""
 
     def __init__(self, connection: SharedConnection, peer_id: UUID, claimed: Claimed) -> None:
+        super().__init__()
         self._connection = connection
         self._peer_id = peer_id
         self._claimed = claimed
-        self._kill_at: float | None = None
-        self._overran = False
-
-    @property
-    def overran(self) -> bool:
-        """Return whether the handler ran longer than its last `kill_after` allowed."""
-        self.limit(0, None)
-        return self._overran
-
-    def limit(self, _execution_id: int, seconds: float | None) -> None:
-        """Note until when the handler must call `kill_after` again."""
-        now = time.monotonic()
-        self._overran = self._overran or (self._kill_at is not None and now > self._kill_at)
-        self._kill_at = None if seconds is None else now + seconds
 
     def call(self, _execution_id: int, verb: str, payload: object) -> Any:
         """Perform a request, and return its reply."""

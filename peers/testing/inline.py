@@ -160,9 +160,7 @@ class TaskRun(Generic[P, R_co]):
 
 
 def _seconds(handler: Handler, timeout: Span | None) -> float | None:
-    if timeout is not None:
-        return timedelta_of(timeout).total_seconds()
-    return None if handler.timeout is None else handler.timeout.total_seconds()
+    return handler.timeout_seconds if timeout is None else timedelta_of(timeout).total_seconds()
 
 
 @overload

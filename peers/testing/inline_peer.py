@@ -94,7 +94,7 @@ class InlinePeer:
             KindPolicy(
                 handler.kind,
                 handler.max_attempts,
-                None if handler.timeout is None else handler.timeout.total_seconds(),
+                handler.timeout_seconds,
                 handler.backoff.total_seconds(),
                 handler.backoff_cap.total_seconds(),
                 handler.queue,
@@ -187,9 +187,7 @@ class InlinePeer:
 
     def _attempt(self, claimed: Claimed, handler: Handler) -> Attempt:
         self._executions += 1
-        timeout = claimed.timeout
-        if timeout is None and handler.timeout is not None:
-            timeout = handler.timeout.total_seconds()
+        timeout = handler.timeout_seconds if claimed.timeout is None else claimed.timeout
         task = AssignedTask(
             self._executions, claimed.task_id, claimed.token.bytes, claimed.attempt, claimed.kind,
             claimed.args, timeout,

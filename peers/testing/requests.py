@@ -1,9 +1,8 @@
-"""What a handler that runs inline asks from the scheduler: recorded, and answered by the test."""
+"""Record what an inline handler asks from the scheduler, and reply as the test has said."""
 
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from peers.context import Parent
 from peers.errors import PeersError
+from peers.testing.kill_limit import KillLimit
 from peers.worker.outcome import encode_result
 
 if TYPE_CHECKING:
@@ -48,11 +48,11 @@ class Submission:
     options: dict[str, Any]
 
 
-class InlineRequests:
-    """Answers a handler in place of its peer.
+class InlineRequests(KillLimit):
+    """Replies to a handler in place of its peer.
 
     Submissions are recorded. With a database they are made there too; without one, they get ids
-    that stand for no task.
+    that belong to no task.
     """
 
     def __init__(
@@ -62,6 +62,7 @@ class InlineRequests:
         cooldowns: Mapping[str, float],
         database: Database | None,
     ) -> None:
+        super().__init__()
         self.progress: list[Progress] = []
         self.cooldowns: list[Cooldown] = []
         self.submitted: list[Submission] = []
@@ -70,23 +71,6 @@ class InlineRequests:
         self._cooldowns_left = dict(cooldowns)
         self._database = database
         self._ids = count(_FIRST_ID)
-        self._kill_at: float | None = None
-        self._overran = False
-
-    @property
-    def overran(self) -> bool:
-        """Return whether the handler ran longer than its last `kill_after` allowed."""
-        self._note_overrun()
-        return self._overran
-
-    def limit(self, _execution_id: int, seconds: float | None) -> None:
-        """Note until when the handler must call `kill_after` again."""
-        self._note_overrun()
-        self._kill_at = None if seconds is None else time.monotonic() + seconds
-
-    def _note_overrun(self) -> None:
-        if self._kill_at is not None and time.monotonic() > self._kill_at:
-            self._overran = True
 
     def tell(self, _execution_id: int, verb: str, payload: Any) -> None:
         """Record a progress report."""

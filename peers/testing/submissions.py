@@ -1,4 +1,4 @@
-"""Assert what was submitted, and show what comes near when it was not."""
+"""Assert what was submitted. The error shows the tasks that are nearest to what was wanted."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ def declared_kinds() -> list[KindDeclared]:
             kind=handler.kind,
             asynchronous=handler.is_async,
             max_attempts=handler.max_attempts,
-            timeout=None if handler.timeout is None else handler.timeout.total_seconds(),
+            timeout=handler.timeout_seconds,
             backoff_base=handler.backoff.total_seconds(),
             backoff_cap=handler.backoff_cap.total_seconds(),
             batch_size=handler.batch_size,

@@ -54,7 +54,7 @@ def use_running(running: Callable[[], Call | None]) -> None:
 
 
 def call_here() -> Call | None:
-    """Return the call for which this code runs; None: it runs for no handler, or nobody knows."""
+    """Return the call for which this code runs; None: for no handler, or it is unknown."""
     task = context.current()
     if task is not None:
         return Call(task, context.batch_size())

@@ -6,7 +6,7 @@ import logging
 from typing import Final
 
 from peers import events
-from peers.logs import log_output
+from peers.logs import log_format, log_output
 from peers.logs.log_queue import QueueHandler
 from peers.worker import output
 from peers.worker.attribution import call_here, follow_threads
@@ -56,7 +56,7 @@ def _name_the_task(record: logging.LogRecord) -> bool:
     if call is not None:
         events.add_fields(record, call.fields())
         if output.keeps(call.task.kind):
-            output.send(call, log_output.plain(record).encode(errors="backslashreplace"))
+            output.send(call, log_format.plain(record).encode(errors="backslashreplace"))
     return True
 
 

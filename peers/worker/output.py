@@ -19,7 +19,7 @@ from contextlib import suppress
 from typing import Any, Final, TypeVar
 
 from peers.handlers import registry
-from peers.logs import log_output
+from peers.logs import log_format
 from peers.protocol import output
 from peers.worker.attribution import Call, call_here
 
@@ -239,4 +239,4 @@ def end_lines(running: Container[int] = ()) -> None:
 
 def _log_line(descriptor: int, call: Call, line: bytes) -> None:
     stream = "stdout" if descriptor == _STDOUT else "stderr"
-    _Process.log(log_output.printed(stream, line, call.fields()))
+    _Process.log(log_format.printed_record(stream, line, call.fields()))

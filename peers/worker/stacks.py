@@ -48,7 +48,7 @@ def register_stack_dump() -> tuple[int, int] | None:
 
 
 def _is_used(number: int) -> bool:
-    """Return whether this process catches or ignores a signal; a C library may do so, too."""
+    """Return whether this process catches or ignores a signal. A C library may do so, too."""
     for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
         name, _, mask = line.partition(":")
         if name in ("SigCgt", "SigIgn") and int(mask, 16) >> (number - 1) & 1:
@@ -63,7 +63,7 @@ def thread_stacks() -> list[Stack]:
     """
     names = {thread.ident: thread.name for thread in threading.enumerate()}
     main, own = threading.main_thread().ident, threading.get_ident()
-    frames = sys._current_frames()  # noqa: SLF001  # documented, in spite of its name
+    frames = sys._current_frames()  # noqa: SLF001  # documented, despite its name
     found = sorted(frames.items(), key=lambda each: each[0] != main)
     return [
         _stack("main thread" if ident == main else f"thread {names.get(ident, ident)}", _outer(top))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from typing import TYPE_CHECKING
 
@@ -69,7 +70,11 @@ def test_counting_rows_finds_what_the_view_finds(
 def test_a_sample_of_scheduled_tasks_is_scaled_up(
     connection: BoundedConnection, db: Connection
 ) -> None:
-    """The estimate is near, although the table has many times the rows that are read."""
+    """The estimate is right on average, although the table has many times the rows that are read.
+
+    The database chooses pages at random: a single estimate of this table is off by 12 % (one
+    standard deviation), and the mean of 20 by 3 %.
+    """
     join(db, "a", queue="idle")
     db.execute(
         "insert into peers.task (kind, queue, scheduled_at)"
@@ -77,10 +82,11 @@ def test_a_sample_of_scheduled_tasks_is_scaled_up(
         " from generate_series(1, 60000) i"
     )
     db.execute("analyze peers.scheduled")
-    found = {row["queue"]: row for row in queue_queries.queues(connection)}
-    assert found["x"]["scheduled"] == pytest.approx(45_000, rel=0.2)
-    assert found["y"]["scheduled"] == pytest.approx(15_000, rel=0.2)
-    assert found["x"]["is_estimate"]
+    readings = [{row["queue"]: row for row in queue_queries.queues(connection)} for _ in range(20)]
+    for queue, tasks in (("x", 45_000), ("y", 15_000)):
+        estimates = [reading[queue]["scheduled"] for reading in readings]
+        assert statistics.mean(estimates) == pytest.approx(tasks, rel=0.2)
+        assert all(reading[queue]["is_estimate"] for reading in readings)
 
 
 def test_the_oldest_ready_task_of_each_queue(connection: BoundedConnection, db: Connection) -> None:

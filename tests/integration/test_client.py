@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import json
 import math
+import pkgutil
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,6 +21,8 @@ from sqlalchemy.orm import Session
 
 import peers
 from peers import context
+from peers.client import transport
+from peers.client.statements import Statement
 from peers.client.transaction import LazyConnection
 from peers.client.transport import perform_for_handler
 from peers.database import tables
@@ -332,11 +336,26 @@ def test_from_a_handler_through_its_peer(
         first = thumb.options(delay=60).submit("a")
         with peers.graph() as graph:
             second = graph.add(thumb.options(delay=60, depends_on=[first]), path="b")
-    assert parent.verbs == ["submit", "submit_graph"]
+        assert peers.log(first) is None
+    assert parent.verbs == ["submit", "submit_graph", "log"]
     assert task_row(db, first)["state"] == "scheduled"
     row = task_row(db, second.id)
     assert (row["state"], row["priority"]) == ("blocked", 7)
     assert row["scheduled_at"] - row["created_at"] > timedelta(seconds=59)
+
+
+def test_a_handler_can_use_every_statement() -> None:
+    """Its peer knows all statements of the client by their names."""
+    modules = [
+        importlib.import_module(f"peers.client.{each.name}")
+        for each in pkgutil.iter_modules(peers.client.__path__)
+        if each.name.endswith("statements")
+    ]
+    assert len(modules) > 5
+    for module in modules:
+        for each in vars(module).values():
+            if isinstance(each, Statement):
+                assert transport._STATEMENTS[each.name] is each
 
 
 def test_what_is_no_connection_is_refused(configured: str) -> None:

@@ -20,7 +20,7 @@ import pytest
 from psycopg.conninfo import make_conninfo
 
 from peers.doctor import connecting, examination, notifications, server
-from peers.doctor.check import Visit
+from peers.doctor.check import CheckContext
 from peers.doctor.examination import CLIENT_CHECKS
 from peers.embedded import EmbeddedPostgres
 from peers.errors import DatabaseUnreachable
@@ -443,8 +443,8 @@ def test_an_old_server_is_found() -> None:
         info = Info
 
     old: Any = Old
-    visit = Visit(Settings(database_url="postgresql://x"), old)
-    [found] = server.CHECKS[0].find(visit)
+    context = CheckContext(Settings(database_url="postgresql://x"), old)
+    [found] = server.CHECKS[0].find(context)
     assert found.finding == "server_old"
 
 

@@ -17,7 +17,7 @@ from uuid import UUID
 import pytest
 
 from peers import events
-from peers.logs import journal, log_output
+from peers.logs import journal, log_format, log_output
 from peers.logs.log_queue import BYTES_MAX, QueueHandler, Target
 from tests.support.cli import PATIENCE, environment
 
@@ -167,8 +167,8 @@ def test_a_journal_that_has_gone_gets_nothing_and_loses_nothing(
 
 def test_a_journal_that_stops_reading_stops_nobody(journald: Journald) -> None:
     """Its queue is full: callers go on, entries are dropped, and their number is told."""
-    handler = QueueHandler(2, events.dropped_record, 0.0, Target(log_output._entry, journal.send))
-    handler.setFormatter(log_output.Text(journal=False))
+    handler = QueueHandler(2, events.dropped_record, 0.0, Target(log_format.entry, journal.send))
+    handler.setFormatter(log_format.Text(journal=False))
     text = "x" * 10_000
     made = logging.getLogger("shop").makeRecord("shop", 20, "", 0, text, (), None)
     for _ in range(5_000):  # more than the queue and the socket hold

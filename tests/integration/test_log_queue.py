@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from peers import events
-from peers.logs.log_output import Json
+from peers.logs.log_format import Json
 from peers.logs.log_queue import BYTES_MAX, LINES_MAX, QueueHandler
 from tests.support.cli import PATIENCE, environment, until
 

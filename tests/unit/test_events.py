@@ -141,7 +141,7 @@ def test_no_event_is_renamed_or_loses_a_field_unnoticed() -> None:
     """
     declared = [
         " ".join((f"{event.name} {logging.getLevelName(event.level).lower()}:", *event.fields))
-        for event in events.every.values()
+        for event in events.all_events.values()
     ]
     assert sorted(declared) == EVENTS.read_text().splitlines()
 
@@ -150,7 +150,7 @@ NOT_CLAIMED = {"schedule_fired"}
 """Events about a task that no peer has claimed yet, so that it has neither attempt nor token."""
 
 
-@pytest.mark.parametrize("event", events.every.values(), ids=lambda event: event.name)
+@pytest.mark.parametrize("event", events.all_events.values(), ids=lambda event: event.name)
 def test_an_event_about_tasks_says_which_attempts(event: events.Event) -> None:
     """One task: its id, kind, attempt and token. Several: a list of each, or those of the first."""
     fields = set(event.fields)
@@ -171,11 +171,11 @@ def test_every_line_of_a_peer_carries_its_id(
     events.leases_reconciled(released=1)
     assert "peer_id" not in json.loads(capsys.readouterr().err)
     events.set_peer_id(PEER)
-    for event in events.every.values():
+    for event in events.all_events.values():
         getattr(events, event.name)(**dict.fromkeys(event.fields))
     logging.getLogger("psycopg").warning("odd")
     lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
-    assert len(lines) == len(events.every) + 1
+    assert len(lines) == len(events.all_events) + 1
     for line in lines:
         if line["event"] not in ("peer_joined", "peer_left", "peer_lost", "peer_fenced"):
             assert line["peer_id"] == str(PEER), line

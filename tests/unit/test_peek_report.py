@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from peers.peer.peek_report import bounded
-from peers.pool.stacks import innermost, own_frames, parsed, printed
+from peers.pool.stacks import format_stacks, innermost, own_frames, parse_dump
 from peers.protocol.messages import Frame, Stack
 from peers.types import PEEK_REPORT_MAX_BYTES
 
@@ -38,14 +38,14 @@ def test_a_stack_begins_with_the_handler() -> None:
     stack = Stack("main thread", STARTS + OWN)
     assert own_frames(stack) == OWN
     assert innermost([stack]) == f"Condition.wait ({threading.__file__}:320)"
-    text = printed([stack, Stack("thread reader", STARTS)])
+    text = format_stacks([stack, Stack("thread reader", STARTS)])
     assert text.startswith('main thread:\n  File "/srv/shop/tasks.py", line 12, in build\n')
     assert "reader" not in text
 
 
 def test_a_recursion_is_one_line() -> None:
     """And frames that the worker has left out are counted."""
-    text = printed([Stack("main thread", [OWN[0]] * 40, 900)])
+    text = format_stacks([Stack("main thread", [OWN[0]] * 40, 900)])
     assert text.count("tasks.py") == 1
     assert "[the same call 39 more times]" in text
     assert "[900 calls in the middle are left out]" in text
@@ -62,10 +62,10 @@ def test_a_dump_of_faulthandler_is_read() -> None:
         '  File "/srv/a b/tasks.py", line ??? in build\n'
         f'  File "{PACKAGE}/worker/work.py", line 30 in work\n  ...\n'
     )
-    main, other = parsed(dump)
+    main, other = parse_dump(dump)
     assert (main.title, other.title) == ("main thread", "thread 0x00007f01")
     assert own_frames(main) == [
         Frame("/srv/a b/tasks.py", 0, "build"), Frame("/srv/a b/tasks.py", 7, "in deep"),
     ]  # fmt: skip
     assert own_frames(other) == []
-    assert parsed("garbage\n\x00") == []
+    assert parse_dump("garbage\n\x00") == []

@@ -15,7 +15,7 @@ import pytest
 
 import peers
 from peers import Limit, Retry, Schedule, Snooze, context
-from peers.cli import parser
+from peers.cli import argument_types
 from peers.cli import submit as cli_submit
 from peers.client import limit_operations, operations, schedule_operations
 from peers.client.options import OptionFields, Options
@@ -162,7 +162,7 @@ IN_PYTHON: dict[str, Callable[[Any], float]] = {
     },
 }  # fmt: skip
 AS_TEXT: dict[str, Callable[[Any], float]] = {
-    "the command line": lambda value: parser.duration(value).total_seconds(),
+    "the command line": lambda value: argument_types.duration(value).total_seconds(),
     "--unique-while": lambda value: seconds_of(cli_submit._unique_while(value)),
     BATCH_WAIT: of_environment,
 }

@@ -29,7 +29,7 @@ def page() -> str:
             code(event.name), logging.getLevelName(event.level).lower(), _sentence(event),
             ", ".join(map(code, event.fields)), _purpose(event),
         )
-        for event in events.every.values()
+        for event in events.all_events.values()
     ]  # fmt: skip
     head = ("event", "level", "message", "fields", "meaning")
     return notice("peers/events") + _INTRODUCTION + table(head, sorted(rows))

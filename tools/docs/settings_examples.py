@@ -26,7 +26,7 @@ _EXAMPLES: Final[dict[str, object]] = {
     "worker_env": {"TZ": "UTC", "GREETING": "two words"},
     "gpus": ("0", "1"),
 }
-"""A value for each setting whose default is no value that one could write into a file."""
+"""An example for each setting whose default cannot be written into a file."""
 
 _OF_GUESTS: Final = {
     "PEERS_PREDICT_TRUST": "/srv/models,shop.models",

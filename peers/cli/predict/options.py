@@ -7,7 +7,7 @@ import csv
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from peers.cli.parser import duration, name, positive, text
+from peers.cli.argument_types import duration, name, positive, text
 from peers.types import BATCH_WAIT_MAX
 
 if TYPE_CHECKING:

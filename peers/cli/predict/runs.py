@@ -6,7 +6,9 @@ import argparse
 from typing import TYPE_CHECKING, Final
 
 from peers.cli import output
-from peers.cli.parser import add_command, duration, name, positive
+from peers.cli.argument_types import duration, name
+from peers.cli.options import add_limit
+from peers.cli.parser import add_command
 from peers.cli.place import located
 from peers.cli.predict.database import connecting
 from peers.cli.predict.extra import require_extra
@@ -30,10 +32,7 @@ def register(group: Commands) -> None:
     listing = add_command(
         group, "list", _list, "list runs, newest first", reads=True, example="peers predict list"
     )
-    listing.add_argument(
-        "--limit", type=positive, default=_LISTED, metavar="N",
-        help=f"show at most N (default: {_LISTED})",
-    )  # fmt: skip
+    add_limit(listing, _LISTED)
     cancel = add_command(
         group, "cancel", _cancel, "cancel a run (the same predict command resumes it later)",
         example="peers predict cancel scores",
@@ -99,8 +98,7 @@ def _list(args: argparse.Namespace) -> int:
         whole=("RUN",),
         paths=("OUTPUT",),
     )  # fmt: skip
-    if total > len(found):
-        output.say(f"… and {total - len(found):,} more: --limit {total} shows all")
+    output.say_more(total, len(found))
     return 0
 
 

@@ -12,7 +12,7 @@ from uuid import UUID
 import pytest
 
 from peers import events
-from peers.logs.log_output import Json, Text
+from peers.logs.log_format import Json, Text
 
 if TYPE_CHECKING:
     pass
@@ -157,7 +157,7 @@ def test_the_stack_that_was_asked_for_is_kept() -> None:
     """`stack_info=True`, in both forms."""
     made = record("x")
     made.stack_info = "".join(traceback.format_stack(limit=1))
-    assert "test_log_output" in in_json(made)["traceback"]
+    assert "test_log_format" in in_json(made)["traceback"]
 
 
 # ------------------------------------------------------------------------------------- the journal
