@@ -19,10 +19,12 @@ as $$
                                                         or pg_has_role(r.oid, to_regrole('peers_submitter'), 'member')))
     )
     select s.name, s.value,
-           concat_ws(' in ', 'role ' || s.rolname, 'database ' || s.datname),
-           case when s.rolname is null then format('ALTER DATABASE %I RESET %s;', s.datname, s.name)
-                else format('ALTER ROLE %I', s.rolname) || coalesce(format(' IN DATABASE %I', s.datname), '')
-                     || format(' RESET %s;', s.name) end
+           coalesce(nullif(concat_ws(' in ', 'role ' || s.rolname, 'database ' || s.datname), ''), 'all roles'),
+           -- format() refuses a null where a name belongs, and quote_ident returns it
+           case when s.rolname is null and s.datname is not null then 'ALTER DATABASE ' || quote_ident(s.datname)
+                else 'ALTER ROLE ' || coalesce(quote_ident(s.rolname), 'ALL')
+                     || coalesce(' IN DATABASE ' || quote_ident(s.datname), '') end
+           || format(' RESET %s;', s.name)
     from stored s
     union all
     select p.name, p.reset_val, 'the server or this connection',
