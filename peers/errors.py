@@ -275,8 +275,9 @@ _BY_SQLSTATE: dict[str, type[PeersError]] = {
 }
 
 _HINTS: dict[type[PeersError], str] = {
-    NotPermitted: "Connect as another role, or grant it one of the peers_… roles. Reading tasks and"
-    " their results needs peers_reader or peers_operator.",
+    NotPermitted: "Connect as another role, or grant it one of these: peers_reader reads tasks and "
+    "results; peers_operator also cancels, retries, prunes and changes; peers_submitter submits; "
+    "peers_worker runs peers.",
     SchemaMissing: "Run `peers migrate` (it needs the owner's role).",
 }
 

@@ -15,7 +15,7 @@ from peers.cli import main
 from tests.support.cli import PATIENCE, PROJECT, Answer, command, environment, peers, submit, until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from tests.support.server import Connection
@@ -208,17 +208,49 @@ def test_a_missing_schema_names_the_remedy(empty_database_url: str, words: list[
     complains(peers(*words, url=empty_database_url), 78, "peers migrate")
 
 
-def test_a_role_without_rights_is_told(database_url: str, db: Connection) -> None:
-    """The role and what it lacks, not a stack."""
+@pytest.fixture
+def login(db: Connection) -> Iterator[str]:
+    """Yield a role without any right."""
     [row] = db.execute("select 'u_' || md5(random()::text) as name")
     role = row["name"]
     db.execute(f"create role {role} login password 'x'")
-    try:
-        url = f"{database_url} user={role} password=x"
-        found = peers("status", url=url)
-        complains(found, 78, "permission denied for schema peers", "peers_… roles")
-    finally:
-        db.execute(f"drop role {role}")
+    yield role
+    db.execute(f"drop role {role}")
+
+
+READS = (["actions"], ["dead", "list"], ["explain", "1"], ["graph", "1"], ["graph", "list"],
+         ["limit", "list"], ["predict", "list"], ["schedule", "list"], ["tasks"])  # fmt: skip
+ACTS = (["cancel", "1"], ["pause", "a"], ["change", "1", "--in", "1h"],
+        ["prune", "--keep-completed", "1d"], ["graph", "cancel", "1"])  # fmt: skip
+
+
+def test_a_role_without_rights_is_told(database_url: str, db: Connection, login: str) -> None:
+    """What it lacks, and which role has it, not a stack."""
+    url = f"{database_url} user={login} password=x"
+    complains(peers("status", url=url), 78, "permission denied for schema peers", "peers_reader")
+    db.execute(f"grant peers_submitter to {login}")
+    for words in READS:
+        complains(peers(*words, url=url), 78, "permission denied for", "peers_reader reads")
+    db.execute(f"grant peers_reader to {login}")
+    db.execute('select peers.submit_graph(\'[{"name": "a", "kind": "a"}]\')')
+    for words in READS:
+        assert peers(*words, url=url).code in {0, 4}, words
+    for words in ACTS:
+        complains(peers(*words, url=url), 78, "permission denied for", "peers_operator also")
+
+
+def test_a_statement_that_was_cancelled_says_what_to_do(
+    database_url: str, db: Connection, login: str
+) -> None:
+    """A time limit of the role is named, without our SQL."""
+    db.execute(f"grant peers_reader to {login}")
+    db.execute(f"alter role {login} set statement_timeout = 1")
+    db.execute("insert into peers.task (kind) select 'a' from generate_series(1, 20000)")
+    url = f"{database_url} user={login} password=x"
+    found = peers("tasks", "--state", "ready", "--kind", "b", url=url)
+    if found.code:  # a fast machine needs no millisecond
+        complains(found, 1, "statement timeout", "PGOPTIONS", "peers doctor session_timeout")
+        assert "CONTEXT" not in found.err
 
 
 # ------------------------------------------------------------------------------ tasks and values
