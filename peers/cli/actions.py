@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from peers.cli.parser import Commands
 
 _LISTED: Final = 50
+_ITEMS_SHOWN: Final = 5
 _TIME: Final = "%Y-%m-%d %H:%M:%S"
 _ACTIONS: Final = """
     select a.id, a.at, a.role, a.client, host(a.host) as host, a.verb, a.target, a.tasks,
@@ -84,11 +85,15 @@ def _who(action: dict[str, Any]) -> str:
 
 
 def _target(target: dict[str, Any]) -> str:
-    """Return the fields of a target as words."""
-    return " ".join(
-        f"{name}={value if isinstance(value, str) else written(value)}"
-        for name, value in target.items()
-    )
+    """Return the fields of a target as words. A batch has 1,000 ids: --json shows them all."""
+    return " ".join(f"{name}={_value(value)}" for name, value in target.items())
+
+
+def _value(value: object) -> str:
+    if isinstance(value, list) and len(value) > _ITEMS_SHOWN:
+        first = ", ".join(map(str, value[:_ITEMS_SHOWN]))
+        return f"[{first}, … {len(value):,} in all]"
+    return value if isinstance(value, str) else " ".join(written(value).split())
 
 
 def _number(count: int | None) -> str:

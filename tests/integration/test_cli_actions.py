@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import random
+import re
 from typing import TYPE_CHECKING
 
 import pytest
 
+from peers.cli import bulk
 from tests.support.cli import Here
 from tests.support.world import Peer, advance, run, submit, value
 
@@ -110,3 +113,49 @@ def test_ids_and_filters_exclude_each_other(here: Here, words: tuple[str, ...]) 
     with pytest.raises(SystemExit) as refused:
         here("cancel", *words)
     assert refused.value.code == 2
+
+
+def test_many_ids_are_shortened(here: Here, db: Connection) -> None:
+    """A batch has a thousand; JSON has all of them."""
+    run(db, "insert into peers.task (kind) select 'a' from generate_series(1, 1000)")
+    assert here("cancel", "--kind", "a").out == "cancelled 1,000 tasks\n"
+    found = here("actions")
+    assert "ids=[1, 2, 3, 4, 5, … 1,000 in all]" in found.out
+    assert max(map(len, found.out.splitlines())) <= 200
+    [action] = here("actions", "--json").document["actions"]
+    assert action["target"]["ids"] == list(range(1, 1001))
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("verb", ["cancel", "dead retry", "dead discard"])
+def test_a_dry_run_of_several_batches_counts_as_the_run(
+    here: Here, db: Connection, monkeypatch: pytest.MonkeyPatch, verb: str, seed: int
+) -> None:
+    """Also where a batch cancels tasks of a later one, because they wait for its tasks."""
+    chance = random.Random(seed)  # noqa: S311
+    monkeypatch.setattr(bulk, "BATCH", 2)
+    peer = Peer.join(db)
+    ids: list[int] = []
+    for number in range(14):
+        parents = chance.sample(ids, min(len(ids), chance.randint(0, 2)))
+        ids.append(submit(db, kind=chance.choice("aab"), depends_on=parents))
+        if number == 4:
+            peer.fail(*peer.claim(), reject=True)
+    filters = ["--kind", "a"] if verb == "cancel" or seed % 2 else ["--all"]
+    before = here(*verb.split(), *filters, "--dry-run").out.splitlines()[0]
+    after = here(*verb.split(), *filters).out.rstrip()
+    said = re.sub(r"^would (\w+?)e?l? ", "", re.sub(r" \([0-9, …]*\)", "", before))
+    assert said == after.split(" ", 1)[1], (before, after)
+
+
+def test_it_says_how_many_handlers_are_being_stopped(here: Here, db: Connection) -> None:
+    """And says nothing of handlers where none runs."""
+    peer = Peer.join(db)
+    submit(db)
+    submit(db)
+    [_claim] = peer.claim(1)
+    submit(db, kind="b", depends_on=[submit(db, kind="b")])
+    assert here("cancel", "--kind", "b").err == ""
+    found = here("cancel", "--kind", "a")
+    assert found.out == "cancelled 2 tasks\n"
+    assert found.err == "1 handler is being stopped: the tasks stay running until then.\n"
