@@ -23,7 +23,8 @@ _ACTIONS: Final = """
     select a.id, a.at, a.role, a.client, host(a.host) as host, a.verb, a.target, a.tasks,
            a.children, a.task_ids, a.reason
     from peers.action a
-    where (%(since)s::interval is null or a.at >= peers.now() - %(since)s::interval)
+    where (%(since)s::interval is null
+           or a.at >= peers.now() - least(%(since)s::interval, interval '1000 years'))
       and (%(verb)s::text is null or a.verb = %(verb)s)
     order by a.at desc, a.id desc limit %(limit)s
 """

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeAlias
 
 from peers.cli.exact_json import TooDeepError, exact
-from peers.spans import timedelta_of
+from peers.spans import age_of, timedelta_of
 from peers.types import CONTRACT_VERSION, NAME_MAX_LENGTH
 
 if TYPE_CHECKING:
@@ -229,6 +229,14 @@ def duration(value: str) -> timedelta:
     """Return a duration, such as "90s", "1h30m" or "1 hour"."""
     try:
         return timedelta_of(value)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f'{error}, not "{value}"') from None
+
+
+def age(value: str) -> timedelta:
+    """Return a duration that has a unit, such as "30d"."""
+    try:
+        return age_of(value)
     except ValueError as error:
         raise argparse.ArgumentTypeError(f'{error}, not "{value}"') from None
 

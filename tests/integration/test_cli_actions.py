@@ -132,7 +132,7 @@ def test_a_dry_run_of_several_batches_counts_as_the_run(
     here: Here, db: Connection, monkeypatch: pytest.MonkeyPatch, verb: str, seed: int
 ) -> None:
     """Also where a batch cancels tasks of a later one, because they wait for its tasks."""
-    chance = random.Random(seed)  # noqa: S311
+    chance = random.Random(seed)
     monkeypatch.setattr(bulk, "BATCH", 2)
     peer = Peer.join(db)
     ids: list[int] = []
@@ -159,3 +159,30 @@ def test_it_says_how_many_handlers_are_being_stopped(here: Here, db: Connection)
     found = here("cancel", "--kind", "a")
     assert found.out == "cancelled 2 tasks\n"
     assert found.err == "1 handler is being stopped: the tasks stay running until then.\n"
+
+
+def test_a_dry_run_of_prune_counts_runs_of_schedules(here: Here, db: Connection) -> None:
+    """Those that are deleted: not those of unfinished tasks, and not young ones."""
+    run(db, "insert into peers.schedule (name, every, kind) values ('s', '1 hour', 'a')")
+    run(
+        db,
+        """
+        insert into peers.schedule_run (schedule, due_at, outcome, recorded_at, task_id)
+        select 's', now() - n * interval '1 day', 'fired', now() - n * interval '1 day', t.id
+        from generate_series(1, 9) n
+        left join lateral (select peers.submit('a') as id where n = 7) t on true""",
+    )
+    would = here("prune", "--keep-completed", "3d", "--dry-run").out
+    assert would == "would delete 0 tasks and 6 runs of schedules\n"
+    assert here("prune", "--keep-completed", "3d").out == would.replace("would delete", "deleted")
+
+
+def test_a_time_long_ago_and_a_date_without_dashes(here: Here, db: Connection) -> None:
+    """More than there was time is all; 20200101 is a date, not a number of seconds."""
+    submit(db)
+    for words in (["tasks"], ["dead", "list"], ["actions"]):
+        found = here(*words, "--since", "99999999d")
+        assert (found.code, "Traceback" in found.err) == (0, False)
+    assert len(here("tasks", "--since", "99999999d", "--json").document["tasks"]) == 1
+    assert len(here("tasks", "--since", "20200101", "--json").document["tasks"]) == 1
+    assert len(here("tasks", "--until", "20200101", "--json").document["tasks"]) == 0

@@ -6,7 +6,7 @@ import argparse
 from typing import TYPE_CHECKING, Final
 
 from peers.cli import output
-from peers.cli.parser import add_command, duration, name, positive
+from peers.cli.parser import add_command, age, name, positive
 from peers.cli.place import located
 from peers.cli.predict.database import connecting
 from peers.cli.predict.extra import require_extra
@@ -55,7 +55,7 @@ def register(group: Commands) -> None:
     )  # fmt: skip
     which.add_argument(
         "--older-than",
-        type=duration,
+        type=age,
         metavar="DURATION",
         help="runs that ended longer ago than this, such as 30d",
     )
