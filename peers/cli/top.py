@@ -142,7 +142,7 @@ class _Watch:
             for part, age in ages.items()
             if age > _OLD + self._interval and part not in unread and sampler.trouble is None
         }
-        sentences = problems(self._args, found)
+        sentences = problems(self._args, found, unread)
         return top_layout.View(self._database, found, unread, old, sentences, sampler.trouble, keys)
 
     def _document(self, view: top_layout.View) -> dict[str, Any]:
