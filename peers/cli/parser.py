@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
+import re
 import shlex
 import shutil
 import sys
@@ -26,6 +27,7 @@ TIME_FORM: Final = "ISO 8601; without an offset: in this machine's time zone"
 
 _USAGE: Final = 2
 _BIGINT_MAX: Final = (1 << 63) - 1
+_CONTROL: Final = re.compile("[\x00-\x1f\x7f-\x9f]")
 
 
 class Parser(argparse.ArgumentParser):
@@ -52,7 +54,9 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Print the message and exit with code 2."""
-        self.exit(_USAGE, f"peers: {message}\nhint: `{self.prog} --help` shows how.\n")
+        from peers.cli.output import readable  # only errors need it
+
+        self.exit(_USAGE, f"peers: {readable(message)}\nhint: `{self.prog} --help` shows how.\n")
 
 
 def version() -> str:
@@ -196,6 +200,8 @@ def name(value: str) -> str:
         raise argparse.ArgumentTypeError(
             f"must have 1 to {NAME_MAX_LENGTH} characters, not {len(value)}"
         )
+    if _CONTROL.search(value):  # no task can have it: a pause of such a queue would hold nothing
+        raise argparse.ArgumentTypeError("must not contain control characters")
     return value
 
 

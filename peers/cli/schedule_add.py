@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Final, get_args
 
+from peers.cli import output
 from peers.cli.database import connected, perform
 from peers.cli.parser import (
     TIME_FORM,
@@ -109,7 +110,9 @@ def _add(args: argparse.Namespace) -> int:
     with connected(args) as connection:
         perform(connection, request, args=task_args)
         times = next_times(connection, args.name, NEXT_SHOWN)
-    print(f'schedule "{args.name}" is {"set" if args.replace else "added"}; it is due next at')
+    output.tell(
+        f'schedule "{args.name}" is {"set" if args.replace else "added"}; it is due next at'
+    )
     for time in times:
         print(f"  {time:{TIME}}")
     return 0

@@ -395,3 +395,35 @@ def test_ctrl_c_ends_a_waiting_command_quietly(
             out, err = process.communicate(timeout=PATIENCE)
         assert (process.returncode, out, err) == (130, b"", b"")
         until(lambda: not db.execute(waiting).fetchall(), "its statement is cancelled")
+
+
+# ------------------------------------------------------------------------- names from elsewhere
+
+EVIL = "\u202eevil\u2028\x9b31m"  # right to left, a line separator, and the start of a colour
+SHOWN = {"\u202e", "\u2028", "\x9b", "\x1b"}
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["pause", "{}"], ["resume", "{}"], ["tasks", "--kind", "{}"], ["tasks", "--queue", "{}"],
+     ["cancel", "--kind", "{}"], ["dead", "list", "--kind", "{}"],
+     ["dead", "list", "--error", "{}"],
+     ["schedule", "add", "{}", "a", "--every", "1m"], ["schedule", "pause", "{}"],
+     ["schedule", "remove", "{}"], ["schedule", "run", "{}"], ["limit", "set", "{}", "--kind", "a"],
+     ["limit", "set", "l", "--kind", "{}", "--max-running", "3"], ["limit", "remove", "{}"],
+     ["limit", "shut", "{}"], ["graph", "list", "--name", "{}"], ["doctor", "{}"],
+     ["actions", "--verb", "{}"], ["predict", "status", "{}"], ["submit", "{}"]],
+)  # fmt: skip
+@pytest.mark.parametrize("evil", [EVIL, EVIL[:-4]])
+def test_a_name_cannot_write_on_the_terminal(
+    database_url: str, words: list[str], evil: str
+) -> None:
+    """Not even the one that was typed: it may come from a script, a log or a ticket."""
+    found = peers(*(word.format(evil) for word in words), url=database_url)
+    assert "Traceback" not in found.err
+    assert not SHOWN & set(found.out + found.err), found
+
+
+def test_a_queue_that_no_task_can_have_is_not_paused(database_url: str) -> None:
+    """A pause with a tab in its name would hold nothing."""
+    complains(peers("pause", "a\tb", url=database_url), 2, "control characters")
