@@ -58,5 +58,7 @@ def _hint(error: psycopg.Error) -> str | None:
             "`peers doctor session_timeout` says where it is set."
         )
     if isinstance(error, psycopg.errors.LockNotAvailable):
-        return "`peers doctor lock_wait` says which session holds the lock."
+        return error.diag.message_hint or (
+            "`peers doctor lock_wait` says which session holds the lock."
+        )
     return error.diag.message_hint

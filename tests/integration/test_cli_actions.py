@@ -186,3 +186,18 @@ def test_a_time_long_ago_and_a_date_without_dashes(here: Here, db: Connection) -
     assert len(here("tasks", "--since", "99999999d", "--json").document["tasks"]) == 1
     assert len(here("tasks", "--since", "20200101", "--json").document["tasks"]) == 1
     assert len(here("tasks", "--until", "20200101", "--json").document["tasks"]) == 0
+
+
+def test_prune_says_that_another_session_prunes(
+    here: Here, db: Connection, connect: Callable[[], Connection]
+) -> None:
+    """ "deleted 0 tasks" would be taken for: there is nothing to delete."""
+    run(db, "select peers.cancel(%s)", submit(db))
+    other = connect()
+    with other.transaction():
+        run(other, "select * from peers.apply_retention('1 day', null)")
+        found = here("prune", "--keep-completed", "0s")
+        assert (found.code, found.out) == (1, "")
+        assert "another session has been pruning" in found.err
+        assert "Call it again" in found.err
+    assert here("prune", "--keep-completed", "0s").out == "deleted 1 task\n"
