@@ -29,8 +29,8 @@ begin
 end
 $$;
 
--- Waits for another session that prunes. A peer's step takes 50 ms; without the wait, a call that meets one would return
--- that all is done, and an operator's loop would end in the middle.
+-- Waits for another session that prunes. A peer's step takes 50 ms; without the wait, a call that meets one would
+-- return that all is done, and an operator's loop would end in the middle.
 create or replace function peers._await_other_prune() returns void
     language plpgsql
     set search_path = pg_catalog, peers, pg_temp
@@ -88,8 +88,8 @@ comment on function peers.prune is
     'Deletes completed and cancelled tasks that ended longer ago than older_than, with their edges, failures, logs and '
     'idempotency keys; a task that an unfinished or dead child needs is kept. Then deletes graphs that were created '
     'longer ago than older_than and have no task. One call examines max_tasks tasks and remembers its place: call '
-    'again until finished. dry_run counts what all of these calls would delete. It waits for another session that prunes, '
-    'and raises lock_not_available after a second. It writes peers.action, with the reason.';
+    'again until finished. dry_run counts what all of these calls would delete. It waits for another session that '
+    'prunes, and raises lock_not_available after a second. It writes peers.action, with the reason.';
 
 create or replace function peers.prune_dead(
     older_than interval, max_tasks integer default 10000, dry_run boolean default false, reason text default null

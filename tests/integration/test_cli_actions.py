@@ -191,7 +191,7 @@ def test_a_time_long_ago_and_a_date_without_dashes(here: Here, db: Connection) -
 def test_prune_says_that_another_session_prunes(
     here: Here, db: Connection, connect: Callable[[], Connection]
 ) -> None:
-    """ "deleted 0 tasks" would be taken for: there is nothing to delete."""
+    """With "deleted 0 tasks" one would take it that there is nothing to delete."""
     run(db, "select peers.cancel(%s)", submit(db))
     other = connect()
     with other.transaction():
