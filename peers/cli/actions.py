@@ -28,6 +28,7 @@ _ACTIONS: Final = """
       and (%(verb)s::text is null or a.verb = %(verb)s)
     order by a.at desc, a.id desc limit %(limit)s
 """
+_VERBS: Final = "select distinct a.verb from peers.action a order by a.verb"
 
 
 def register(commands: Commands) -> None:
@@ -57,11 +58,17 @@ def _actions(args: argparse.Namespace) -> int:
         found = cursor.execute(
             _ACTIONS, {"since": args.since, "verb": args.verb, "limit": args.limit}
         ).fetchall()
+        verbs = [] if found else cursor.execute(_VERBS).fetchall()
     if args.json:
         output.document({"actions": found})
         return 0
     if not found:
-        output.say("no actions")
+        known = [row["verb"] for row in verbs]
+        is_unknown = args.verb is not None and args.verb not in known
+        if known and is_unknown:
+            output.say(f'no action has the verb "{args.verb}"; the verbs are: {", ".join(known)}')
+        else:
+            output.say("no actions")
         return 0
     output.table(
         ("AT (UTC)", "WHO", "VERB", "TARGET", "TASKS", "CHILDREN", "REASON"),

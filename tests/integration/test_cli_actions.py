@@ -57,6 +57,9 @@ def test_actions_are_filtered(here: Here, db: Connection) -> None:
     run(db, "select peers.pause('new'), peers.resume('new')")
     assert len(here("actions", "--json", "--since", "1h").document["actions"]) == 2
     assert len(here("actions", "--json", "--verb", "pause").document["actions"]) == 2
+    unknown = here("actions", "--verb", "puase")
+    assert unknown.err == 'no action has the verb "puase"; the verbs are: pause, resume\n'
+    assert here("actions", "--verb", "pause", "--since", "0s").err == "no actions\n"
     limited = here("actions", "--limit", "1")
     assert len(limited.out.splitlines()) == 2
     assert "--limit shows more" in limited.err
