@@ -115,7 +115,7 @@ create or replace function peers._last_error(_task_id bigint) returns text
 as $$
 begin
     return (
-        select f.error_type || ': ' || case when length(m.message) > 300 then left(m.message, 299) || '…'
+        select f.error_type || ': ' || case when length(m.message) > 300 then left(m.message, 297) || '...'
                                             else m.message end
         from peers.failure f
         cross join lateral (select regexp_replace(left(f.error_message, 1000), '\s+', ' ', 'g') as message) m

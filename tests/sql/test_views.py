@@ -262,6 +262,6 @@ def test_explain_is_a_sentence_whatever_the_error_says(db: Connection, peer: Pee
     for task_id in (dead, retried):
         said = value(db, "select peers.explain(%s)", task_id)
         assert "first second xxx" in said
-        assert "…" in said
+        assert "xxx..." in said
         assert len(said) < 600
         assert "\n" not in said
