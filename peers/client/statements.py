@@ -223,7 +223,8 @@ def _outcomes(rows: Any) -> list[Outcome]:
 def _find(state: str | None, *, in_graph: bool) -> Statement[list[TaskRecord]]:
     name = " ".join(["find", *filter(None, [state, "graph" if in_graph else None])])
     if state is None or in_graph:
-        inside = f"and t.id in ({_IN_STATE[state]})" if state is not None else ""
+        # of ready tasks there may be far more than the graph has tasks
+        inside = f"and t.id in ({_IN_STATE[state]})" if state not in (None, "ready") else ""
         graph = _IN_GRAPH if in_graph else ""
         sql = _newest_first("t.id", f"peers.task t where {_FILTERS} {graph} {inside}")
     else:

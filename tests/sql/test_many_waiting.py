@@ -101,3 +101,15 @@ def test_find_reads_no_more_tasks_than_it_returns(
     if of_another_kind and state in ("blocked", "running", "scheduled"):
         return  # these tables do not have the kind: each of their tasks is looked at
     assert read == (0 if of_another_kind else limit)
+
+
+def test_find_in_a_graph_reads_only_its_tasks(waiting: Connection) -> None:
+    """However many tasks are ready elsewhere."""
+    graph = value(waiting, "insert into peers.graph (name) values ('g') returning id")
+    ids = [submit(waiting, graph_id=graph) for _ in range(9)]
+    document = json.dumps({"state": "ready", "limit": 5, "graph": graph})
+    statement = find_statement(TaskState("ready"), in_graph=True)
+    plan = plan_of(waiting, statement.sql.replace(":document", f"'{document}'"))
+    read = {node.get("Relation Name"): node["Actual Rows"] for node in nodes(plan)}
+    assert 5 <= read["task"] <= len(ids)
+    assert "ready" not in read
