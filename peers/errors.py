@@ -285,8 +285,9 @@ _BY_SQLSTATE: dict[str, type[PeersError]] = {
 }
 
 _HINTS: dict[type[PeersError], str] = {
-    NotPermitted: "Connect as another role, or grant this one peers_submitter (to submit),"
-    " peers_worker (to run a peer), peers_reader (to read) or peers_operator (to read and act).",
+    NotPermitted: "Connect as another role, or grant it one of these: peers_reader reads tasks and "
+    "results; peers_operator also cancels, retries, prunes and changes; peers_submitter submits; "
+    "peers_worker runs peers.",
     SchemaMissing: "Run `peers migrate` (it needs the owner's role).",
 }
 

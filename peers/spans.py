@@ -63,6 +63,19 @@ def timedelta_of(span: object) -> timedelta:
         raise ValueError(f"must be {FORMS}") from None
 
 
+def age_of(span: object) -> timedelta:
+    """Return how long ago something was, as a timedelta. Raises `ValueError` as `timedelta_of`.
+
+    A number needs a unit, except 0: what is older than "30" may be deleted, and 30 seconds are
+    hardly meant.
+    """
+    found = timedelta_of(span)
+    is_number = _SECONDS.fullmatch(span.strip()) if isinstance(span, str) else span is not found
+    if found and is_number:
+        raise ValueError('must have a unit, such as "30d" or "12h"')
+    return found
+
+
 def sql_interval(span: Span | None) -> str | None:
     """Return a duration as SQL reads it; None for None."""
     return None if span is None else f"{seconds_of(span):.6f} seconds"

@@ -29,7 +29,8 @@ as $$
         when s < 172800 then floor(s / 3600) || ' h ' || lpad(floor(mod(s, 3600) / 60)::text, 2, '0') || ' min'
         else floor(s / 86400) || ' days'
     end
-    from (select greatest(extract(epoch from _duration), 0) as s) d
+    -- greatest(null, 0) is 0, and null stands for never or unknown
+    from (select greatest(extract(epoch from _duration), 0) as s where _duration is not null) d
 $$;
 
 -- Returns how a sentence names a session.

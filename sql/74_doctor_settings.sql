@@ -20,11 +20,11 @@ as $$
     )
     select s.name, s.value,
            coalesce(nullif(concat_ws(' in ', 'role ' || s.rolname, 'database ' || s.datname), ''), 'all roles'),
-           -- a setting of a role in all databases has no database, one of a database or of all roles has no role
-           format('ALTER %s RESET %s;',
-                  case when s.rolname is not null
-                       then 'ROLE ' || quote_ident(s.rolname) || coalesce(' IN DATABASE ' || quote_ident(s.datname), '')
-                       else coalesce('DATABASE ' || quote_ident(s.datname), 'ROLE ALL') end, s.name)
+           -- format() refuses a null where a name belongs, and quote_ident returns it
+           case when s.rolname is null and s.datname is not null then 'ALTER DATABASE ' || quote_ident(s.datname)
+                else 'ALTER ROLE ' || coalesce(quote_ident(s.rolname), 'ALL')
+                     || coalesce(' IN DATABASE ' || quote_ident(s.datname), '') end
+           || format(' RESET %s;', s.name)
     from stored s
     union all
     select p.name, p.reset_val, 'the server or this connection',

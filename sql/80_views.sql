@@ -162,12 +162,21 @@ comment on function peers.unrunnable is
     'An alarm: the kinds that have ready tasks in a queue which no live peer serves for that kind. It counts at most '
     '1,000 tasks of each kind, and fewer if there are more than 20 such kinds.';
 
+-- Tasks are read in the order of their ids, which is that of their pages. Otherwise the planner takes a million ready
+-- tasks for 200, and reads them in the order of a hash table: 16 s if the table is not in memory, instead of 2 s.
 create or replace view peers.queue_status as
 with waiting as (
     select t.queue collate "C" as queue, count(*) as ready, min(greatest(t.created_at, t.scheduled_at)) as oldest
-    from peers.task t
+    from (
+        select r.task_id from peers.ready r
+        union
+        select l.task_id from peers.ready_limited l order by task_id offset 0
+    ) r
+    cross join lateral (
+        select t.queue, t.state, t.graph_id, t.created_at, t.scheduled_at from peers.task t
+        where t.id = r.task_id offset 0
+    ) t
     where t.state = 'ready'
-      and t.id in (select r.task_id from peers.ready r union all select l.task_id from peers.ready_limited l)
       and not exists (select from peers.graph g where g.id = t.graph_id and g.paused_at is not null)
     group by t.queue
 ), paused as (
@@ -177,8 +186,9 @@ with waiting as (
     group by t.queue
 ), later as (
     select t.queue, count(*) as scheduled
-    from peers.task t
-    where t.state = 'scheduled' and t.id in (select s.task_id from peers.scheduled s)
+    from (select distinct s.task_id from peers.scheduled s order by s.task_id offset 0) s
+    cross join lateral (select t.queue, t.state from peers.task t where t.id = s.task_id offset 0) t
+    where t.state = 'scheduled'
     group by t.queue
 ), leased as (
     select t.queue, count(*) as running

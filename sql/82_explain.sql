@@ -108,6 +108,22 @@ begin
 end
 $$;
 
+-- Returns the task's last error on one line. A message may have 20,000 characters, and this becomes part of a sentence.
+create or replace function peers._last_error(_task_id bigint) returns text
+    language plpgsql stable
+    set search_path = pg_catalog, peers, pg_temp
+as $$
+begin
+    return (
+        select f.error_type || ': ' || case when length(m.message) > 300 then left(m.message, 297) || '...'
+                                            else m.message end
+        from peers.failure f
+        cross join lateral (select regexp_replace(left(f.error_message, 1000), '\s+', ' ', 'g') as message) m
+        where f.task_id = _task_id order by f.id desc limit 1
+    );
+end
+$$;
+
 create or replace function peers._explain_ended(_task peers.task) returns text
     language plpgsql stable
     set search_path = pg_catalog, peers, pg_temp
@@ -117,8 +133,7 @@ begin
         return 'Completed at ' || _task.finished_at || ' in attempt ' || _task.attempt || '.';
     elsif _task.state = 'dead' then
         return 'Dead since ' || _task.finished_at || ' after attempt ' || _task.attempt || coalesce(
-            (select ': ' || f.error_type || ': ' || f.error_message from peers.failure f
-             where f.task_id = _task.id order by f.id desc limit 1), '')
+            ': ' || peers._last_error(_task.id), '')
             || '. peers.retry(' || _task.id || ') runs it again, peers.discard(' || _task.id || ') gives it up.';
     end if;
     return 'Cancelled at ' || _task.finished_at || coalesce(
@@ -147,8 +162,7 @@ begin
         when _task.state = 'running' then peers._explain_running(_task)
         when _task.state = 'scheduled' and _task.attempt > 0 then
             'Scheduled: attempt ' || _task.attempt || ' failed ('
-            || coalesce((select f.error_type || ': ' || f.error_message from peers.failure f
-                         where f.task_id = _task.id order by f.id desc limit 1), 'unknown')
+            || coalesce(peers._last_error(_task.id), 'unknown')
             || '), the next one is due at ' || _task.scheduled_at || '.' || peers._explain_stopped(_task)
         when _task.state = 'scheduled' then
             'Scheduled: due at ' || _task.scheduled_at || '.' || peers._explain_stopped(_task)

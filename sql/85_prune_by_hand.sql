@@ -29,6 +29,20 @@ begin
 end
 $$;
 
+-- Waits for another session that prunes. A peer's step takes 50 ms; without the wait, a call that meets one would
+-- return that all is done, and an operator's loop would end in the middle.
+create or replace function peers._await_other_prune() returns void
+    language plpgsql
+    set search_path = pg_catalog, peers, pg_temp
+as $$
+begin
+    perform from peers.prune_cursor p for no key update;
+exception when lock_not_available then
+    raise exception 'another session has been pruning for more than a second; this call has deleted nothing'
+        using errcode = 'lock_not_available', hint = 'Call it again when the other one has ended.';
+end
+$$;
+
 create or replace function peers.prune(
     older_than interval, max_tasks integer default 10000, dry_run boolean default false, reason text default null
 ) returns table (looked_at bigint, deleted bigint, finished boolean)
@@ -56,6 +70,7 @@ begin
               and t.id < coalesce(peers._first_submitted_after(_before), 9223372036854775807);
         return;
     end if;
+    perform peers._await_other_prune();
     select s.looked_at, s.deleted, s.finished into looked_at, deleted, finished
     from peers._prune_step(_before, prune.max_tasks) s;
     if deleted > 0 then
@@ -73,8 +88,8 @@ comment on function peers.prune is
     'Deletes completed and cancelled tasks that ended longer ago than older_than, with their edges, failures, logs and '
     'idempotency keys; a task that an unfinished or dead child needs is kept. Then deletes graphs that were created '
     'longer ago than older_than and have no task. One call examines max_tasks tasks and remembers its place: call '
-    'again until finished. dry_run counts what all of these calls would delete. While another session prunes, it does '
-    'nothing and returns finished. It writes peers.action, with the reason.';
+    'again until finished. dry_run counts what all of these calls would delete. It waits for another session that '
+    'prunes, and raises lock_not_available after a second. It writes peers.action, with the reason.';
 
 create or replace function peers.prune_dead(
     older_than interval, max_tasks integer default 10000, dry_run boolean default false, reason text default null

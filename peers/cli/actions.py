@@ -19,14 +19,17 @@ if TYPE_CHECKING:
     from peers.cli.rows import Row
 
 _LISTED: Final = 50
+_ITEMS_SHOWN: Final = 5
 _ACTIONS: Final = """
     select a.id, a.at, a.role, a.client, host(a.host) as host, a.verb, a.target, a.tasks,
            a.children, a.task_ids, a.reason
     from peers.action a
-    where (%(since)s::interval is null or a.at >= peers.now() - %(since)s::interval)
+    where (%(since)s::interval is null
+           or a.at >= peers.now() - least(%(since)s::interval, interval '1000 years'))
       and (%(verb)s::text is null or a.verb = %(verb)s)
     order by a.at desc, a.id desc limit %(limit)s
 """
+_VERBS: Final = "select distinct a.verb from peers.action a order by a.verb"
 
 
 def register(commands: Commands) -> None:
@@ -51,11 +54,17 @@ def register(commands: Commands) -> None:
 def _actions(args: argparse.Namespace) -> int:
     with connected(args) as connection:
         found = rows(connection, _ACTIONS, since=args.since, verb=args.verb, limit=args.limit)
+        verbs = [] if found else rows(connection, _VERBS)
     if args.json:
         output.document({"actions": found})
         return 0
     if not found:
-        output.say("no actions")
+        known = [row["verb"] for row in verbs]
+        is_unknown = args.verb is not None and args.verb not in known
+        if known and is_unknown:
+            output.say(f'no action has the verb "{args.verb}"; the verbs are: {", ".join(known)}')
+        else:
+            output.say("no actions")
         return 0
     output.table(
         ("AT (UTC)", "WHO", "VERB", "TARGET", "TASKS", "CHILDREN", "REASON"),
@@ -80,11 +89,16 @@ def _who(action: Row) -> str:
 
 
 def _target(action: Row) -> str:
-    """Return the fields of the target as words."""
-    return " ".join(
-        f"{name}={value if isinstance(value, str) else written(value)}"
-        for name, value in action["target"].parsed().items()
-    )
+    """Return the fields of the target as words. A batch has 1,000 ids: --json shows them all."""
+    fields = action["target"].parsed()
+    return " ".join(f"{name}={_value(value)}" for name, value in fields.items())
+
+
+def _value(value: object) -> str:
+    if isinstance(value, list) and len(value) > _ITEMS_SHOWN:
+        first = ", ".join(map(str, value[:_ITEMS_SHOWN]))
+        return f"[{first}, … {len(value):,} in all]"
+    return value if isinstance(value, str) else " ".join(written(value).split())
 
 
 def _number(count: int | None) -> str:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import re
 from datetime import datetime, timedelta
 from typing import Any, Final
 
 from peers.cli.exact_json import TooDeepError, exact
-from peers.spans import timedelta_of
+from peers.spans import age_of, timedelta_of
 from peers.types import NAME_MAX_LENGTH
 
 TIME_FORM: Final = "ISO 8601; without an offset: in this machine's time zone"
 _BIGINT_MAX: Final = (1 << 63) - 1
+_CONTROL: Final = re.compile("[\x00-\x1f\x7f-\x9f]")
 
 
 def text(value: str) -> str:
@@ -27,6 +29,8 @@ def name(value: str) -> str:
         raise argparse.ArgumentTypeError(
             f"must have 1 to {NAME_MAX_LENGTH} characters, not {len(value)}"
         )
+    if _CONTROL.search(value):  # no task can have it: a pause of such a queue would hold nothing
+        raise argparse.ArgumentTypeError("must not contain control characters")
     return value
 
 
@@ -60,6 +64,14 @@ def duration(value: str) -> timedelta:
     """Return a duration, such as "90s", "1h30m" or "1 hour"."""
     try:
         return timedelta_of(value)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f'{error}, not "{value}"') from None
+
+
+def age(value: str) -> timedelta:
+    """Return a duration that has a unit, such as "30d"."""
+    try:
+        return age_of(value)
     except ValueError as error:
         raise argparse.ArgumentTypeError(f'{error}, not "{value}"') from None
 

@@ -73,14 +73,22 @@ def apply(
 
     The ids are fixed before the first batch: a retried task that dies again at once is not retried
     again. Each batch is a transaction. After Ctrl-C, stderr says what was done.
+
+    A task that was cancelled as a descendant of a task in an earlier batch counts as a task, as in
+    the preview.
     """
     tasks = children = 0
+    transactions: list[str] = []
     progress = _Progress(len(ids))
     try:
         for first in range(0, len(ids), BATCH):
             batch = {**filter, "ids": list(ids[first : first + BATCH])}
             row = _call(connection, args, verb, batch, dry_run=False)
             tasks, children = tasks + row["tasks"], children + row["children"]
+            if children and row["tasks"] < len(batch["ids"]):
+                early = _cancelled_by(connection, batch["ids"], transactions)
+                tasks, children = tasks + early, children - early
+            transactions.append(row["transaction"])
             progress.show(first + len(batch["ids"]))
     except BaseException:
         progress.end()
@@ -106,8 +114,25 @@ def _call(
         "reason": args.reason,
         "args": None if new_args is None else written(new_args),
     }
-    [row] = persistently(rows, connection, VERBS[verb], **values)
+    query = VERBS[verb]
+    if not dry_run:  # a dry run gets no transaction id, so that it works on a standby
+        query = f"select v.*, pg_current_xact_id()::xid::text as transaction from ({query}) v"  # noqa: S608
+    [row] = persistently(rows, connection, query, **values)
     return row
+
+
+def _cancelled_by(connection: Connection, ids: Sequence[int], transactions: Sequence[str]) -> int:
+    """Return how many of these tasks these transactions have cancelled."""
+    [row] = rows(
+        connection,
+        """
+        select count(*) as tasks from peers.task t
+        where t.id = any (%(ids)s) and t.state = 'cancelled'
+          and t.xmin = any (%(transactions)s::xid[])""",
+        ids=list(ids),
+        transactions=list(transactions),
+    )
+    return int(row["tasks"])
 
 
 class _Progress:

@@ -64,9 +64,11 @@ def _cancel(args: argparse.Namespace) -> int:
             bulk.say_nothing_changed()
             return 0
         effect = bulk.apply(connection, args, "cancel", wanted, ids)
+        stopping = task_queries.stopping(connection, ids)
     print(f"cancelled {output.count(effect.tasks, 'task')}{_children(effect)}")
-    if args.state != TaskState.READY and effect.tasks:
-        output.say("The handlers of running tasks are being stopped.")
+    if stopping:
+        handlers = output.count(stopping, "handler is", "handlers are")
+        output.say(f"{handlers} being stopped: the tasks stay running until then.")
     return 0
 
 

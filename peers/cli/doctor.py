@@ -75,6 +75,8 @@ def _doctor(args: argparse.Namespace) -> int:
             "docs/doctor.md list them"
         )
     _print(args, report)
+    if any(found.finding == BAD_CONFIGURATION for found in report.findings):
+        return ConfigError.exit_code
     if not report.reached:
         return _UNREACHABLE
     return _FOUND if report.has_problem else 0

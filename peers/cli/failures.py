@@ -5,7 +5,13 @@ from __future__ import annotations
 import psycopg
 
 from peers.database.connection import is_connection_lost
-from peers.errors import BadArgument, DatabaseUnreachable, PeersError, transactions_refused
+from peers.errors import (
+    BadArgument,
+    DatabaseUnreachable,
+    PeersError,
+    from_database,
+    transactions_refused,
+)
 
 
 def explained(error: BaseException) -> PeersError | None:
@@ -25,13 +31,34 @@ def explained(error: BaseException) -> PeersError | None:
 
 
 def _of_the_database(error: psycopg.Error) -> PeersError:
-    refusal = transactions_refused(error)
-    if refusal is not None:
-        return refusal
-    sentence = str(error).strip() or type(error).__name__
+    ours = transactions_refused(error) or from_database(error)
+    if ours is not None:
+        return ours
+    # without the CONTEXT, which quotes our SQL
+    sentence = error.diag.message_primary or str(error).strip() or type(error).__name__
+    if isinstance(error, psycopg.errors.ReadOnlySqlTransaction):
+        return DatabaseUnreachable(
+            f"the database accepts no changes: {sentence}",
+            "This statement has changed nothing. Connect to the primary; `peers doctor read_only` "
+            "says why this server or role only reads.",
+        )
     if is_connection_lost(error):
         return DatabaseUnreachable(
             f"the connection to the database was lost: {sentence}",
             "It is unknown whether the command took effect; check before you repeat it.",
         )
-    return PeersError(f"the database says: {sentence}")
+    return PeersError(f"the database says: {sentence}", _hint(error))
+
+
+def _hint(error: psycopg.Error) -> str | None:
+    if isinstance(error, psycopg.errors.QueryCanceled):
+        return (
+            "Somebody cancelled it, or statement_timeout is too short for it: in front of the "
+            "command, PGOPTIONS='-c statement_timeout=0' switches that off. "
+            "`peers doctor session_timeout` says where it is set."
+        )
+    if isinstance(error, psycopg.errors.LockNotAvailable):
+        return error.diag.message_hint or (
+            "`peers doctor lock_wait` says which session holds the lock."
+        )
+    return error.diag.message_hint

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from peers.cli import output, queries
 from peers.cli.argument_types import graph_id, instant, name, task_id, text
-from peers.spans import timedelta_of
+from peers.spans import age_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 Filter: TypeAlias = dict[str, Any]
 """What peers.retry_dead, discard_dead and cancel_tasks take. The times are datetimes."""
+
+_FIRST: Final = datetime.min.replace(tzinfo=UTC)
 
 OPTIONS: Final = {
     "kind": "--kind",
@@ -92,7 +94,7 @@ def require_one_way(args: argparse.Namespace) -> None:
 def time_or_age(value: str) -> datetime | timedelta:
     """Return a time, or a duration that means so long ago."""
     try:
-        return timedelta_of(value)
+        return age_of(value)  # not 20261127, which is a date
     except ValueError:
         pass
     try:
@@ -110,6 +112,13 @@ def say_if_kind_is_unknown(connection: Connection, args: argparse.Namespace) -> 
         output.say(f'No peer has a handler for the kind "{args.kind}". Check the name.')
 
 
+def _ago(now: datetime, age: timedelta) -> datetime:
+    try:
+        return now - age
+    except OverflowError:
+        return _FIRST
+
+
 def filter_of(
     args: argparse.Namespace, connection: Connection, keys: Sequence[str] = tuple(OPTIONS)
 ) -> Filter:
@@ -117,7 +126,7 @@ def filter_of(
     found: Filter = {key: getattr(args, key, None) for key in keys}
     for key in ("since", "until"):
         if isinstance(found.get(key), timedelta):
-            found[key] = queries.now(connection) - found[key]
+            found[key] = _ago(queries.now(connection), found[key])
     if found.get("graph") is not None:
         queries.graph(connection, found["graph"])  # its list of tasks would just be empty
     return {key: value for key, value in found.items() if value is not None}

@@ -182,7 +182,7 @@ def _remove(args: argparse.Namespace) -> int:
     with connected(args) as connection:
         found = perform(connection, operations.get_limit(args.name, keys=0))
         perform(connection, operations.remove_limit(args.name, reason=args.reason))
-    print(f'limit "{args.name}" is removed')
+    output.tell(f'limit "{args.name}" is removed')
     if found.declaring_peers:
         output.say(
             "The code of running peers declares it: the next peer that joins creates it again."
@@ -207,7 +207,9 @@ def _shut(args: argparse.Namespace) -> int:
             perform(connection, request)
         except BadLimit as error:
             raise BadLimit(f"--{error.message}", _how_to_open(args)) from None
-    print(f'limit "{args.name}" is shut {_until(args.seconds, args.until)}; running tasks go on')
+    output.tell(
+        f'limit "{args.name}" is shut {_until(args.seconds, args.until)}; running tasks go on'
+    )
     return 0
 
 
@@ -229,5 +231,5 @@ def _until(seconds: timedelta | None, until: datetime | None) -> str:
 def _open(args: argparse.Namespace) -> int:
     with connected(args) as connection:
         was_shut = perform(connection, operations.open_limit(args.name, reason=args.reason))
-    print(f'limit "{args.name}" {"is open" if was_shut else "was not shut"}')
+    output.tell(f'limit "{args.name}" {"is open" if was_shut else "was not shut"}')
     return 0

@@ -106,7 +106,7 @@ def _set(args: argparse.Namespace) -> int:
             if path and _no_value(connection, found, path)
         ]
     each = f" for each {found.key}" if found.key else ""
-    print(
+    output.tell(
         f'limit "{args.name}" is {"created" if is_new else "changed"}: '
         f"{limit_in_words(found)}{each}, of {place_of(found)}"
     )

@@ -33,8 +33,13 @@ class Right(str):
 
 
 def say(sentence: str) -> None:
-    """Print a sentence to stderr."""
-    print(sentence, file=sys.stderr)
+    """Print a sentence to stderr, without control characters of the names in it."""
+    print(readable(sentence), file=sys.stderr)
+
+
+def tell(sentence: str) -> None:
+    """Print a sentence to stdout, without control characters of the names in it."""
+    print(readable(sentence))
 
 
 def say_more(total: int, shown: int) -> None:
@@ -45,9 +50,9 @@ def say_more(total: int, shown: int) -> None:
 
 def complain(error: PeersError) -> None:
     """Print an error and its remedy to stderr."""
-    say(f"peers: {readable(error.message)}")
+    say(f"peers: {error.message}")
     if error.hint:
-        say(f"hint: {readable(error.hint)}")
+        say(f"hint: {error.hint}")
 
 
 def document(value: Mapping[str, object]) -> None:

@@ -32,9 +32,11 @@ if TYPE_CHECKING:
 WINDOW: Final = timedelta(minutes=5)
 """The throughput is an average over this time."""
 RUNNING_SHOWN: Final = 50
+_LOCK_TIMEOUT: Final = 1.0
+"""Seconds. All parts that read a locked table would wait one after the other."""
 _PAUSED_MAX: Final = 1000
 _BOUNDS: Final = """
-    select set_config('statement_timeout', %s, true),
+    select set_config('statement_timeout', %s, true), set_config('lock_timeout', %s, true),
            set_config('max_parallel_workers_per_gather', '0', true), set_config('jit', 'off', true)
 """
 
@@ -62,15 +64,24 @@ def read(connection: Connection, part: Part, timeout: float) -> Reading:
     found, problem, is_denied = None, None, False
     try:
         with connection.transaction():
-            connection.execute(_BOUNDS, [f"{timeout * 1000:.0f}"])
+            connection.execute(_BOUNDS, [f"{timeout * 1000:.0f}", f"{_LOCK_TIMEOUT * 1000:.0f}"])
             found = part(connection)
     except psycopg.errors.QueryCanceled:
         problem = f"the database took longer than {format_span(timeout)}"
+    except psycopg.errors.LockNotAvailable:
+        problem = (
+            f"another session has locked a table for more than {format_span(_LOCK_TIMEOUT)}: "
+            "peers doctor lock_wait"
+        )
+    except (psycopg.errors.InsufficientPrivilege, NotPermitted):
+        # the same sentence for each part, so that it is said once
+        is_denied = True
+        problem = f'the role "{connection.info.user}" may not read it: it needs peers_reader'
     except (psycopg.Error, PeersError) as error:
         if is_connection_lost(error):
             raise
-        problem = str(error).strip().split("\n")[0]
-        is_denied = isinstance(error, NotPermitted | psycopg.errors.InsufficientPrivilege)
+        diagnostics = error.diag.message_primary if isinstance(error, psycopg.Error) else None
+        problem = diagnostics or str(error).strip().split("\n")[0]
     ended = time.monotonic()
     return Reading(found, problem, ended - began, ended, is_denied)
 
@@ -129,6 +140,7 @@ def queue_rows(found: Mapping[str, Any], unread: Container[str] = ()) -> list[Ro
     """
     no_rate = None if "throughput" in unread else 0.0
     no_count = None if "last_hour" in unread else 0
+    no_tasks = dict.fromkeys(_IDLE) if "queues" in unread else _IDLE
     recent = {row["queue"]: row for row in found["last_hour"] if row["completed"] or row["failed"]}
     rates = {row["queue"]: row for row in found["throughput"]}
     waits = {row["queue"]: row["waits_seconds"] for row in found["oldest_ready"]}
@@ -136,7 +148,7 @@ def queue_rows(found: Mapping[str, Any], unread: Container[str] = ()) -> list[Ro
     return [
         {
             "queue": queue,
-            **known.get(queue, _IDLE),
+            **known.get(queue, no_tasks),
             "oldest_ready_seconds": waits.get(queue),
             "completed_per_second": rates.get(queue, {}).get("completed_per_second", no_rate),
             "failed_per_second": rates.get(queue, {}).get("failed_per_second", no_rate),

@@ -29,8 +29,8 @@ class Table(NamedTuple):
 def queues_table(queues: Sequence[Row], *, short: bool = False) -> Table:
     """Return a row for each queue; a short table rounds large numbers and leaves out COMPLETED."""
 
-    def number(value: int) -> object:
-        return Right(rounded(value)) if short else value
+    def number(value: int | None) -> object:
+        return Right(rounded(value)) if short and value is not None else _or_dots(value)
 
     rows: list[tuple[object, ...]] = []
     for queue in queues:

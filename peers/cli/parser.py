@@ -52,8 +52,11 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Print the message and exit with code 2."""
+        from peers.cli.output import readable  # only errors need it
+
         near = "".join(f"Did you mean {word}? " for word in self._nearest(message))
-        self.exit(_USAGE, f"peers: {message}\nhint: {near}`{self.prog} --help` shows how.\n")
+        hint = f"hint: {near}`{self.prog} --help` shows how."
+        self.exit(_USAGE, f"peers: {readable(message)}\n{hint}\n")
 
     def _nearest(self, message: str) -> list[str]:
         """Return the word that a wrong one in a message comes near to, if there is one."""

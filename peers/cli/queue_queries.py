@@ -1,6 +1,6 @@
 """Queries about queues that stay fast when a million tasks wait.
 
-The view peers.queue_status reads the row of each waiting task: 8 s for a million. Up to
+The view peers.queue_status reads the row of each waiting task: 2 s for a million. Up to
 EXACT_MAX waiting tasks it is fast, and it is exact. With more, these queries count rows of the
 narrow tables instead, which may include a few stale ones.
 """

@@ -231,7 +231,7 @@ def _remove(args: argparse.Namespace) -> int:
     with connected(args) as connection:
         found = queries.schedules(connection, args.name)
         perform(connection, operations.remove_schedule(args.name, reason=args.reason))
-    print(f'schedule "{args.name}" is deleted')
+    output.tell(f'schedule "{args.name}" is deleted')
     if found and found[0]["declaring_peers"]:
         output.say(
             "The code of running peers declares it: the next peer that joins adds it again."
@@ -257,7 +257,9 @@ def _backfill(args: argparse.Namespace) -> int:
             message = refused.message.replace("from_at", "--from").replace("until_at", "--until")
             raise BadSchedule(message, refused.hint) from refused
         anchor = perform(connection, operations.get_schedule(args.name)).anchor
-    print(f'backfill {number} of schedule "{args.name}" has begun; the peers submit its tasks')
+    output.tell(
+        f'backfill {number} of schedule "{args.name}" has begun; the peers submit its tasks'
+    )
     if anchor is not None and args.from_at < anchor:
         output.say(f"It begins at the anchor of the schedule, {anchor.astimezone(UTC):{TIME}}.")
     output.say(
@@ -286,5 +288,5 @@ def _cancel_backfill(args: argparse.Namespace) -> int:
 def _change(args: argparse.Namespace, operation: Callable[..., Request[None]], what: str) -> int:
     with connected(args) as connection:
         perform(connection, operation(args.name, reason=args.reason))
-    print(f'schedule "{args.name}" {what}')
+    output.tell(f'schedule "{args.name}" {what}')
     return 0

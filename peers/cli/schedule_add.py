@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Final, get_args
 
+from peers.cli import output
 from peers.cli.argument_types import TIME_FORM, duration, instant, json_object, key_values, name
 from peers.cli.database import connected, perform, perform_for_kind
 from peers.cli.parser import add_command
@@ -112,9 +113,9 @@ def _add(args: argparse.Namespace) -> int:
         try:
             times = next_times(connection, args.name, NEXT_SHOWN)
         except NotPermitted:  # a submitter may add it, and not read it
-            print(done)
+            output.tell(done)
             return 0
-    print(f"{done}; it is due next at")
+    output.tell(f"{done}; it is due next at")
     for time in times:
         print(f"  {time:{TIME}}")
     return 0

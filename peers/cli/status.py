@@ -10,7 +10,7 @@ from peers.cli.database import connected
 from peers.cli.limit_table import print_limits
 from peers.cli.overview_tables import Table, causes_table, peers_table, queues_table, running_table
 from peers.cli.parser import add_command, advice, version
-from peers.cli.problems import problems
+from peers.cli.problems import by_reason, problems
 from peers.errors import NotPermitted
 
 if TYPE_CHECKING:
@@ -48,10 +48,13 @@ def register(commands: Commands) -> None:
 
 def _status(args: argparse.Namespace) -> int:
     found, unread = _read(args)
-    sentences = problems(args, found)
-    sentences += [f"{part} could not be read: {problem}" for part, problem in unread.items()]
+    sentences = problems(args, found, unread)
+    sentences += [
+        f"{', '.join(parts)} could not be read: {reason}"
+        for reason, parts in by_reason(unread).items()
+    ]
     if args.json:
-        output.document({**_document(found), "unread": unread, "problems": sentences})
+        output.document({**_document(found, unread), "unread": unread, "problems": sentences})
     else:
         _print(args, found, unread)
         if sentences:
@@ -91,11 +94,11 @@ def _read(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, str]]:
     return found, unread
 
 
-def _document(found: dict[str, Any]) -> dict[str, Any]:
+def _document(found: dict[str, Any], unread: dict[str, str]) -> dict[str, Any]:
     return {
         **overview.document(found),
         "version": version(),
-        "dead": sum(queue["dead"] for queue in found["queues"]),
+        "dead": None if "queues" in unread else sum(queue["dead"] for queue in found["queues"]),
     }
 
 

@@ -104,3 +104,16 @@ def unfinished_ids(connection: Connection, wanted: Mapping[str, Any]) -> list[in
         order by t.id"""  # noqa: S608
     values = {key: wanted.get(key) for key in KEYS}
     return [row["id"] for row in rows(connection, query, **values)]
+
+
+def stopping(connection: Connection, ids: list[int]) -> int:
+    """Return how many of these tasks run although their peer was asked to stop them."""
+    [row] = rows(
+        connection,
+        """
+        select count(*) as tasks
+        from peers.cancel_request r join peers.task t on t.id = r.task_id and t.token = r.token
+        where r.task_id = any (%(ids)s) and t.state = 'running'""",
+        ids=ids,
+    )
+    return int(row["tasks"])

@@ -92,7 +92,7 @@ def _pause(args: argparse.Namespace) -> int:
     with connected(args) as connection:
         perform(connection, operations.pause(args.queue, reason=args.reason))
         known = queries.is_known_queue(connection, args.queue)
-    print(f'queue "{args.queue}" is paused; running tasks go on')
+    output.tell(f'queue "{args.queue}" is paused; running tasks go on')
     if not known:
         output.say(
             f'No peer serves a queue "{args.queue}", and no task waits in it. Check the name.'
@@ -104,5 +104,5 @@ def _resume(args: argparse.Namespace) -> int:
     with connected(args) as connection:
         paused = queries.is_paused(connection, args.queue)
         perform(connection, operations.resume(args.queue, reason=args.reason))
-    print(f'queue "{args.queue}" {"is resumed" if paused else "was not paused"}')
+    output.tell(f'queue "{args.queue}" {"is resumed" if paused else "was not paused"}')
     return 0

@@ -18,6 +18,7 @@ from peers.cli.problems import problems
 from peers.cli.sampler import TIMEOUT, Sampler
 from peers.database import schema
 from peers.errors import ConfigError, DatabaseUnreachable, install_command
+from peers.spans import format_span
 
 if TYPE_CHECKING:
     import argparse
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 _INTERVAL: Final = timedelta(seconds=2)
 _INTERVAL_MIN: Final = timedelta(seconds=0.2)
+_INTERVAL_MAX: Final = timedelta(days=1)
 _OLD: Final = timedelta(seconds=5)
 _KEYS: Final = "q: quit"
 _QUIT: Final = frozenset("qQ")
@@ -59,8 +61,9 @@ def register(commands: Commands) -> None:
 
 def _top(args: argparse.Namespace) -> int:
     interval = _INTERVAL if args.interval is None else args.interval
-    if interval < _INTERVAL_MIN:
-        args.parser.error(f"--interval must be {output.span(_INTERVAL_MIN)} or more")
+    if not _INTERVAL_MIN <= interval <= _INTERVAL_MAX:
+        bounds = f"{format_span(_INTERVAL_MIN)} to {format_span(_INTERVAL_MAX)}"
+        args.parser.error(f"--interval must be {bounds}, not {format_span(interval)}")
     is_live = terminal.is_usable() and not args.json
     console = _console() if is_live else None
     with located(args) as settings:
@@ -139,7 +142,7 @@ class _Watch:
             for part, age in ages.items()
             if age > _OLD + self._interval and part not in unread and sampler.trouble is None
         }
-        sentences = problems(self._args, found)
+        sentences = problems(self._args, found, unread)
         return top_layout.View(self._database, found, unread, old, sentences, sampler.trouble, keys)
 
     def _document(self, view: top_layout.View) -> dict[str, Any]:

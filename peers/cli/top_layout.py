@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from peers.cli.output import count, one_line, readable, span, table_lines
 from peers.cli.overview_tables import Table, causes_table, peers_table, queues_table, running_table
+from peers.cli.problems import by_reason
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -65,7 +66,7 @@ class _Block(NamedTuple):
 def lines(view: View, columns: int, height: int | None = None) -> list[Line]:
     """Return the lines; at most `height`, if it is given. No line has more than `columns`."""
     if view.found["time"] is None:  # nothing was read yet
-        waiting = view.trouble or "reading …"
+        waiting = view.trouble or view.unread.get("time") or "reading …"
         return [Line(f"peers top  {view.database}", TITLE), Line(waiting, NOTE)]
     top = [*_header(view, columns), *_notes(view, columns)]
     problems = _problem_lines(view.problems, columns, height)
@@ -91,7 +92,8 @@ def _header(view: View, columns: int) -> list[Line]:
     alive = sum(peer["alive"] for peer in peers)
     lost = f", {len(peers) - alive} lost" if len(peers) > alive else ""
     time = f"{view.found['time']:%H:%M:%S} UTC"
-    left = f"peers top  {one_line(view.database)}  {time}  {count(alive, 'peer')} alive{lost}"
+    known = "peers unknown" if "peers" in view.unread else f"{count(alive, 'peer')} alive{lost}"
+    left = f"peers top  {one_line(view.database)}  {time}  {known}"
     room = columns - len(left)
     right = view.keys.rjust(room) if 0 < len(view.keys) < room else ""
     found = [Line(left + right, TITLE)]
@@ -102,11 +104,12 @@ def _header(view: View, columns: int) -> list[Line]:
 
 
 def _notes(view: View, columns: int) -> list[Line]:
-    notes = [
-        f"… {_PART_NAMES.get(part, part)}: {problem}"
-        for part, problem in view.unread.items()
+    elsewhere = {
+        _PART_NAMES.get(part, part): reason
+        for part, reason in view.unread.items()
         if part not in _SHOWN_IN_PLACE
-    ]
+    }
+    notes = [f"… {', '.join(parts)}: {reason}" for reason, parts in by_reason(elsewhere).items()]
     if view.old:
         ages = (f"{_PART_NAMES.get(part, part)} ({span(age)})" for part, age in view.old.items())
         notes.append(f"… read less often, because they take long: {', '.join(ages)}")

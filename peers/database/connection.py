@@ -56,8 +56,10 @@ _LOST: Final = frozenset(
 _WRONG_SETTING: Final = re.compile(
     r"authentication failed|no password supplied|(role|database) .* does not exist"
     r"|no pg_hba\.conf entry|not permitted to log in|permission denied for database"
-    r"|definition of service|service file|invalid integer value|invalid port number"
     r"|no such (database|user)"  # by PgBouncer
+)
+_UNREADABLE: Final = re.compile(
+    r"definition of service|service file|invalid integer value|invalid port number"
 )
 _REFUSED_PARAMETER: Final = re.compile(r"unsupported startup parameter")  # by PgBouncer
 # 53300, in English
@@ -180,6 +182,8 @@ def _refusal(
     reason = (str(error) or type(error).__name__).split("failed: ")[-1].splitlines()[0].strip()
     pgconn = error.pgconn if isinstance(error, psycopg.Error) else None
     needs_password = pgconn is not None and pgconn.needs_password
+    if _UNREADABLE.search(str(error)):
+        return ConfigError(f"the database URL cannot be used: {reason}", _URL_FORMS)
     if needs_password or _WRONG_SETTING.search(str(error)):
         return ConfigError(
             f"the database at {place} refuses the connection: {reason}",

@@ -6,7 +6,7 @@ import re
 from typing import Final, NamedTuple
 
 from peers.doctor.findings import ERROR, Finding
-from peers.errors import PeersError
+from peers.errors import ConfigError, PeersError
 
 
 class Cause(NamedTuple):
@@ -115,4 +115,5 @@ def refusal(error: PeersError) -> Finding:
     for cause in CAUSES:
         if cause.said.search(said):
             return Finding(ERROR, cause.name, "the connection", error.message, cause.remedy)
-    return Finding(ERROR, UNREACHABLE, "the connection", error.message, error.hint or "")
+    name = BAD_CONFIGURATION if isinstance(error, ConfigError) else UNREACHABLE
+    return Finding(ERROR, name, "the connection", error.message, error.hint or "see `peers config`")

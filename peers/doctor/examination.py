@@ -185,7 +185,10 @@ class _Examination:
             reason = "a lock on a table that it reads was not free within a second"
             self._report.findings.append(not_made(name, reason, "see the finding lock_wait"))
         except (psycopg.Error, PeersError) as error:
-            is_lost = not isinstance(error, PeersError) and is_connection_lost(error)
+            # a standby refuses what changes something, and replies to everything else
+            is_lost = not isinstance(
+                error, PeersError | psycopg.errors.ReadOnlySqlTransaction
+            ) and is_connection_lost(error)
             if is_lost or self._connection.closed:
                 raise
             remedy = "run `peers doctor` again; report this if it persists"

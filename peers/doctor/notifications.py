@@ -49,6 +49,8 @@ def _second(context: CheckContext) -> BoundedConnection:
 
 
 def _find_lost_notification(context: CheckContext) -> Iterator[Finding]:
+    if _is_standby(context.connection):
+        return  # the check `read_only` says so; a standby has no notifications
     listen_url = context.settings.listen_url
     if _is_pooled(context):
         if listen_url is None:
@@ -80,6 +82,12 @@ def _find_lost_notification(context: CheckContext) -> Iterator[Finding]:
             "look for the findings slow_connection, synchronous_standby and notification_queue; "
             "an overloaded server is slow as well",
         )  # fmt: skip
+
+
+def _is_standby(connection: BoundedConnection) -> bool:
+    with connection.transaction():
+        row = connection.execute("select pg_is_in_recovery()").fetchone()
+    return row is not None and bool(row[0])
 
 
 def measure(sender: BoundedConnection, listener: BoundedConnection) -> float | None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic_core import core_schema
 
 from peers.settings.values import show
-from peers.spans import timedelta_of
+from peers.spans import age_of, timedelta_of
 
 if TYPE_CHECKING:
     from pydantic import GetCoreSchemaHandler
@@ -53,8 +53,18 @@ class Span:
     ) -> core_schema.CoreSchema:
         return core_schema.no_info_plain_validator_function(self._parse)
 
+    def _read(self, value: object) -> timedelta:
+        return timedelta_of(value)
+
     def _parse(self, value: object) -> timedelta:
-        parsed = timedelta_of(value)
+        parsed = self._read(value)
         if not self.low <= parsed <= self.high:
             raise ValueError(f"must be {self.bounds}")
         return parsed
+
+
+class Age(Span):
+    """How long something is kept: a duration with a unit, because the rest is deleted."""
+
+    def _read(self, value: object) -> timedelta:
+        return age_of(value)

@@ -24,7 +24,7 @@ from pydantic_settings import (
 )
 
 from peers.errors import ConfigError
-from peers.settings.forms import Form, Span
+from peers.settings.forms import Age, Form, Span
 from peers.settings.sources import PREFIX, explain, gather, refuse_unknown_variables
 from peers.settings.values import (
     SLOTS_MAX,
@@ -123,10 +123,10 @@ class Settings(BaseSettings):
         timedelta(seconds=5),
         description="how long a cancelled handler has to stop before its worker is killed",
     )
-    keep_completed: Annotated[timedelta | None, Span(timedelta(0), _CENTURY, "for ever")] = Field(
+    keep_completed: Annotated[timedelta | None, Age(timedelta(0), _CENTURY, "for ever")] = Field(
         None, description="how long completed and cancelled tasks are kept after their end"
     )
-    keep_dead: Annotated[timedelta | None, Span(timedelta(0), _CENTURY, "for ever")] = Field(
+    keep_dead: Annotated[timedelta | None, Age(timedelta(0), _CENTURY, "for ever")] = Field(
         None,
         description="how long dead letters are kept; then the tasks that wait for one are "
         "cancelled, and it is deleted",

@@ -15,7 +15,7 @@ from peers.cli import main
 from tests.support.cli import PATIENCE, PROJECT, Answer, command, environment, peers, submit, until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from tests.support.server import Connection
@@ -59,6 +59,10 @@ PREDICT = ["predict", "--model", "m:f", "--input", "status", "--output", "o.csv"
         (["submit", "a", "--args", "[1]"], ["must be a JSON object"]),
         (["submit", "a", "--args", "{"], ["is not JSON"]),
         (["submit", ""], ["1 to 200 characters, not 0"]),
+        (["prune", "--keep-completed", "30"], ['must have a unit, such as "30d"', '"30"']),
+        (["prune", "--keep-dead", "30"], ["must have a unit"]),
+        (["dead", "discard", "--until", "30"], ["must be a duration such as", '"30"']),
+        (["top", "--interval", "10000d"], ["--interval must be 200ms to 1d, not 10000d"]),
         (["submit", "a", "--in", "soon"], ["must be a duration", '"soon"']),
         (["submit", "a", "--at", "noon"], ["must be a time", '"noon"']),
         (["submit", "a", "--in", "1s", "--at", "2026-11-23"], ["not allowed with"]),
@@ -220,17 +224,49 @@ def test_a_missing_function_names_the_remedy(database_url: str, db: Connection) 
     )
 
 
-def test_a_role_without_rights_is_told(database_url: str, db: Connection) -> None:
-    """The role and what it lacks, not a stack."""
+@pytest.fixture
+def login(db: Connection) -> Iterator[str]:
+    """Yield a role without any right."""
     [row] = db.execute("select 'u_' || md5(random()::text) as name")
     role = row["name"]
     db.execute(f"create role {role} login password 'x'")
-    try:
-        url = f"{database_url} user={role} password=x"
-        found = peers("status", url=url)
-        complains(found, 78, "permission denied for schema peers", "peers_reader")
-    finally:
-        db.execute(f"drop role {role}")
+    yield role
+    db.execute(f"drop role {role}")
+
+
+READS = (["actions"], ["dead", "list"], ["explain", "1"], ["graph", "1"], ["graph", "list"],
+         ["limit", "list"], ["predict", "list"], ["schedule", "list"], ["tasks"])  # fmt: skip
+ACTS = (["cancel", "1"], ["pause", "a"], ["change", "1", "--in", "1h"],
+        ["prune", "--keep-completed", "1d"], ["graph", "cancel", "1"])  # fmt: skip
+
+
+def test_a_role_without_rights_is_told(database_url: str, db: Connection, login: str) -> None:
+    """What it lacks, and which role has it, not a stack."""
+    url = f"{database_url} user={login} password=x"
+    complains(peers("status", url=url), 78, "permission denied for schema peers", "peers_reader")
+    db.execute(f"grant peers_submitter to {login}")
+    for words in READS:
+        complains(peers(*words, url=url), 78, "permission denied for", "peers_reader reads")
+    db.execute(f"grant peers_reader to {login}")
+    db.execute('select peers.submit_graph(\'[{"name": "a", "kind": "a"}]\')')
+    for words in READS:
+        assert peers(*words, url=url).code in {0, 4}, words
+    for words in ACTS:
+        complains(peers(*words, url=url), 78, "permission denied for", "peers_operator also")
+
+
+def test_a_statement_that_was_cancelled_says_what_to_do(
+    database_url: str, db: Connection, login: str
+) -> None:
+    """A time limit of the role is named, without our SQL."""
+    db.execute(f"grant peers_reader to {login}")
+    db.execute(f"alter role {login} set statement_timeout = 1")
+    db.execute("insert into peers.task (kind) select 'a' from generate_series(1, 20000)")
+    url = f"{database_url} user={login} password=x"
+    found = peers("tasks", "--state", "ready", "--kind", "b", url=url)
+    if found.code:  # a fast machine needs no millisecond
+        complains(found, 1, "statement timeout", "PGOPTIONS", "peers doctor session_timeout")
+        assert "CONTEXT" not in found.err
 
 
 # ------------------------------------------------------------------------------ tasks and values
@@ -372,3 +408,35 @@ def test_ctrl_c_ends_a_waiting_command_quietly(
             out, err = process.communicate(timeout=PATIENCE)
         assert (process.returncode, out, err) == (130, b"", b"")
         until(lambda: not db.execute(waiting).fetchall(), "its statement is cancelled")
+
+
+# ------------------------------------------------------------------------- names from elsewhere
+
+EVIL = "\u202eevil\u2028\x9b31m"  # right to left, a line separator, and the start of a colour
+SHOWN = {"\u202e", "\u2028", "\x9b", "\x1b"}
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["pause", "{}"], ["resume", "{}"], ["tasks", "--kind", "{}"], ["tasks", "--queue", "{}"],
+     ["cancel", "--kind", "{}"], ["dead", "list", "--kind", "{}"],
+     ["dead", "list", "--error", "{}"],
+     ["schedule", "add", "{}", "a", "--every", "1m"], ["schedule", "pause", "{}"],
+     ["schedule", "remove", "{}"], ["schedule", "run", "{}"], ["limit", "set", "{}", "--kind", "a"],
+     ["limit", "set", "l", "--kind", "{}", "--max-running", "3"], ["limit", "remove", "{}"],
+     ["limit", "shut", "{}"], ["graph", "list", "--name", "{}"], ["doctor", "{}"],
+     ["actions", "--verb", "{}"], ["predict", "status", "{}"], ["submit", "{}"]],
+)  # fmt: skip
+@pytest.mark.parametrize("evil", [EVIL, EVIL[:-4]])
+def test_a_name_cannot_write_on_the_terminal(
+    database_url: str, words: list[str], evil: str
+) -> None:
+    """Not even the one that was typed: it may come from a script, a log or a ticket."""
+    found = peers(*(word.format(evil) for word in words), url=database_url)
+    assert "Traceback" not in found.err
+    assert not SHOWN & set(found.out + found.err), found
+
+
+def test_a_queue_that_no_task_can_have_is_not_paused(database_url: str) -> None:
+    """A pause with a tab in its name would hold nothing."""
+    complains(peers("pause", "a\tb", url=database_url), 2, "control characters")

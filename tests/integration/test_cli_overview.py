@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import statistics
 import time
 from typing import TYPE_CHECKING
@@ -148,6 +149,7 @@ def test_status_goes_on_without_a_part_that_takes_too_long(
     mixed(db)
     here = Here(database_url, monkeypatch, capsys)
     monkeypatch.setattr(status, "_TIMEOUT", 0.2)
+    monkeypatch.setattr(overview, "_LOCK_TIMEOUT", 5.0)
     with db.transaction():
         db.execute("lock table peers.alert in access exclusive mode")
         began = time.monotonic()
@@ -157,3 +159,51 @@ def test_status_goes_on_without_a_part_that_takes_too_long(
     assert "! alerts could not be read: the database took longer than 200ms" in found.out
     assert "media" in found.out
     assert "alive" in found.out
+
+
+LOCKED = ("alert", "clock", "dead", "failure", "graph", "lease", "limit", "paused_queue", "peer",
+          "ready", "schedule", "scheduled", "task")  # fmt: skip
+
+
+@pytest.mark.parametrize("table", LOCKED)
+def test_a_locked_table_makes_no_false_problem(
+    database_url: str,
+    db: Connection,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    table: str,
+) -> None:
+    """What cannot be read is unknown: "no live peer" would be a lie, and so would be 0 tasks."""
+    mixed(db)
+    db.execute("insert into peers.schedule (name, every, kind) values ('s', '1 hour', 'a')")
+    here = Here(database_url, monkeypatch, capsys)
+
+    def problems(command: str) -> set[str]:
+        found = here(command, "--json")
+        assert "Traceback" not in found.err
+        return {re.sub(r"[0-9]+", "N", problem) for problem in found.document["problems"]}
+
+    true = {command: problems(command) for command in ("status", "top")}
+    monkeypatch.setattr(overview, "_LOCK_TIMEOUT", 0.05)
+    with db.transaction():
+        db.execute(f"lock table peers.{table} in access exclusive mode")
+        for command, known in true.items():
+            shown = re.compile(r"could not be read|; N tasks? ready").search
+            false = {each for each in problems(command) - known if not shown(each)}
+            assert not false
+        found = here("status", "--json").document
+        assert found["unread"]
+        assert "lock_wait" in str(found["unread"])
+        if "queues" in found["unread"]:
+            assert found["dead"] is None
+            assert {queue["ready"] for queue in found["queues"]} <= {None}
+        if "peers" in found["unread"]:
+            assert "0 peers" not in here("top").out
+
+
+def test_missing_rights_are_told_once(database_url: str) -> None:
+    """With the role that has them."""
+    url = make_conninfo(database_url, options="-c role=peers_submitter")
+    found = peers("status", url=url)
+    assert (found.code, found.out.count("peers_reader")) == (1, 1)
+    assert "peers unknown" in peers("top", url=url).out

@@ -302,6 +302,24 @@ def test_wrong_settings() -> None:
     assert "ERROR bad_configuration" in answer.out
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "mysql://x",
+        "postgresql://u@h/d?bogus=1",
+        "postgresql://u@127.0.0.1:abc/d",
+        "host=127.0.0.1 port=99999999",
+    ],
+)
+def test_a_url_that_cannot_be_read_is_a_wrong_setting(url: str) -> None:
+    """The other commands have the same exit code; no server was asked."""
+    answer = peers("doctor", "--json", url=url)
+    assert (answer.code, set(findings(answer))) == (BAD_CONFIGURATION, {"bad_configuration"})
+    status = peers("status", url=url)
+    assert status.code == BAD_CONFIGURATION
+    assert "the database URL cannot be" in status.err
+
+
 # --------------------------------------------------------------------- nothing can be reached
 
 

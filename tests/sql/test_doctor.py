@@ -13,7 +13,7 @@ import pytest
 from psycopg.conninfo import make_conninfo
 
 from peers.embedded import throwaway
-from tests.support.cli import until
+from tests.support.cli import peers, until
 from tests.support.doctor_faults import (
     FAULTS,
     SERVER_FAULTS,
@@ -68,6 +68,38 @@ def test_a_check_finds_its_fault_and_nothing_in_a_healthy_database(
         assert found["remedy"]
 
 
+SETTINGS: Final = {
+    "isolation_default": "default_transaction_isolation = 'serializable'",
+    "notify_off": "peers.notify = 'off'",
+    "read_only": "default_transaction_read_only = 'on'",
+    "replication_role": "session_replication_role = 'replica'",
+    "session_timeout": "statement_timeout = '500ms'",
+}
+OWNERS: Final = (
+    "database {database}", "role current_user", "role all", 'role "a ""role"', "role {role}",
+    'role {role} in database {database}', 'role "a ""role" in database {database}',
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("owner", OWNERS)
+@pytest.mark.parametrize("name", SETTINGS)
+def test_a_setting_is_found_wherever_it_is_stored(db: Connection, name: str, owner: str) -> None:
+    """For the database, a role, a role in the database, or all roles; its remedy resets it."""
+    with db.transaction(force_rollback=True):
+        run(db, 'create role "a ""role" login in role peers_submitter')
+        role = value(db, "select quote_ident(current_user)")
+        place = owner.format(database=db.info.dbname, role=role)
+        run(db, f"alter {place} set {SETTINGS[name]}")
+        findings = doctor(db)
+        assert names(findings) - {"fsync_off"} == {name}
+        [found] = [each for each in findings if each["finding"] == name]
+        assert found["subject"]
+        statement = SQL_FIRST.match(found["remedy"])
+        assert statement is not None, found
+        run(db, statement[0])
+        assert doctor(db, name) == []
+
+
 @pytest.fixture(scope="module")
 def own_server() -> Iterator[Connection]:
     """A server whose roles and settings no other test sees."""
@@ -76,31 +108,6 @@ def own_server() -> Iterator[Connection]:
             db.execute(file.read_bytes())
         run(db, "create role app login in role peers_submitter")
         yield db
-
-
-@pytest.mark.parametrize(
-    ("target", "place"),
-    [
-        ("role app", "role app"),
-        ("role app in database {}", "role app in database {}"),
-        ("database {}", "database {}"),
-        ("role all", "all roles"),
-    ],
-)
-def test_a_setting_is_found_wherever_it_is_stored(
-    own_server: Connection, target: str, place: str
-) -> None:
-    """And its remedy removes it. No check of settings fails because of it."""
-    database = own_server.info.dbname
-    run(own_server, f"alter {target.format(database)} set statement_timeout = '500ms'")
-    [found] = doctor(own_server, "session_timeout")
-    others = names(doctor(own_server))
-    match = SQL_FIRST.match(found["remedy"])
-    assert match is not None
-    run(own_server, match[0])
-    assert found["subject"] == place.format(database)
-    assert doctor(own_server, "session_timeout") == []
-    assert "check_not_made" not in others
 
 
 def test_a_session_whose_role_is_dropped_is_found(own_server: Connection) -> None:
@@ -319,6 +326,25 @@ def test_a_standby_is_found() -> None:
             findings = doctor(db)
         assert row_of(findings, "read_only")["subject"] == "the server"
         assert names(findings) <= {"read_only", "fsync_off"}
+        answer = peers("doctor", "--json", url=postgres.url())
+        assert answer.code == 1
+        assert {each["finding"] for each in answer.document["findings"]} <= {
+            "read_only",
+            "fsync_off",
+        }
+        for words in WRITES:
+            answer = peers(*words, url=postgres.url())
+            assert (answer.code, answer.out) == (3, "")
+            assert "accepts no changes" in answer.err
+            assert "CONTEXT" not in answer.err
+
+
+WRITES: Final = (["submit", "a"], ["cancel", "1"], ["pause", "a"], ["peek", "1"], ["migrate"])
+
+
+def test_no_duration_is_no_text(db: Connection) -> None:
+    """A table that was never vacuumed was not vacuumed 0 ms ago."""
+    assert value(db, "select peers._duration_text(null)") is None
 
 
 def row_of(findings: list[dict[str, Any]], name: str) -> dict[str, Any]:

@@ -95,7 +95,8 @@ def verbs(peer: Peer, claims: list[Claim]) -> dict[str, Callable[[], object]]:
         "unrunnable": lambda: rows(db, "select * from peers.unrunnable()"),
         "start_cooldown": lambda: value(db, "select peers.start_cooldown('a', '2 hours')"),
         "cooldown_left": lambda: value(db, "select peers.cooldown_left('a')"),
-        "prune": lambda: rows(db, "select * from peers.prune('0 s')"),
+        "apply_retention": lambda: rows(db, "select * from peers.apply_retention('0 s', null)"),
+        "prune": lambda: rows(db, "select * from peers.prune('0 s')"),  # by hand
         "join": lambda: value(db, join),
         "leave": peer.leave,
     }
@@ -114,7 +115,8 @@ def test_no_verb_of_a_peer_waits_for_long(world: World, table: str) -> None:
                 call()
             except psycopg.errors.LockNotAvailable:
                 assert (verb, table) in {
-                    ("heartbeat", "peer"), ("start_cooldown", "cooldown"), ("prune", "dependency"),
-                    ("prune", "failure"),
+                    ("heartbeat", "peer"), ("start_cooldown", "cooldown"),
+                    ("apply_retention", "dependency"), ("apply_retention", "failure"),
+                    ("prune", "dependency"), ("prune", "failure"), ("prune", "prune_cursor"),
                 }  # fmt: skip
     assert problems(world.db) == []

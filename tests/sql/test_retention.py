@@ -222,9 +222,21 @@ def a_child_is_added_while_its_parent_is_pruned(world: World) -> None:
     assert problems(db) == []
 
 
+def a_prune_by_hand_meets_a_peer(world: World) -> None:
+    """It waits for the peer's step. A loop until finished would end in the middle otherwise."""
+    completed(world.peer(), 3)
+    operator, other = world.connect(), world.connect()
+    with other.transaction():
+        run(other, "select * from peers.apply_retention('1 day', null)")
+        query = "select deleted, finished from peers.prune('0 s', max_tasks => 2)"
+        work = world.background(row, operator, query)
+        world.until_waiting_or_done(operator, work)
+    assert result(work) == {"deleted": 2, "finished": False}
+
+
 SCENARIOS = (
     young_tasks_end_a_round, an_old_task_behind_young_ones, a_round_passes_no_deleted_tasks,
-    a_child_is_added_while_its_parent_is_pruned,
+    a_child_is_added_while_its_parent_is_pruned, a_prune_by_hand_meets_a_peer,
 )  # fmt: skip
 
 
@@ -254,6 +266,10 @@ VARIANTS = {
     "each round begins at the first of all tasks": Variant(
         a_round_passes_no_deleted_tasks,
         Patch("85_prune.sql", "coalesce(_first_kept - 1, _last, p.after_id)", "0"),
+    ),
+    "a prune by hand skips its turn": Variant(
+        a_prune_by_hand_meets_a_peer,
+        Patch("85_prune_by_hand.sql", "    perform peers._await_other_prune();\n", ""),
     ),
     "retention waits for a locked dead letter": Variant(
         a_child_is_added_while_its_parent_is_pruned,

@@ -250,3 +250,18 @@ def test_no_value_of_one_row_makes_a_view_fail(db: Connection, peer: Peer, case:
     for task_id in tasks.values():
         assert explain(db, task_id)
     assert rows(db, "select * from peers.prune('100000000 years')")
+
+
+def test_explain_is_a_sentence_whatever_the_error_says(db: Connection, peer: Peer) -> None:
+    """A message of 20,000 characters and many lines is shortened to one line."""
+    dead, retried = submit(db), submit(db, kind="a")
+    message = "first\nsecond " + "x" * 20_000
+    first, second = peer.claim()
+    peer.fail(first, reject=True, error_message=message)
+    peer.fail(second, error_message=message)
+    for task_id in (dead, retried):
+        said = value(db, "select peers.explain(%s)", task_id)
+        assert "first second xxx" in said
+        assert "xxx..." in said
+        assert len(said) < 600
+        assert "\n" not in said

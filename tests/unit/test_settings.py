@@ -104,6 +104,8 @@ def test_queues_are_read_from_a_line_and_from_a_table(
         ("PEERS_POLL_INTERVAL", "nan", 'must be a duration such as "500ms"'),
         ("PEERS_POLL_INTERVAL", "0", "must be 10ms to 1h"),
         ("PEERS_HEARTBEAT_INTERVAL", "11s", r"at most 10s, a third of lease_timeout \(30s\)"),
+        ("PEERS_KEEP_COMPLETED", "30", 'must have a unit, such as "30d"'),
+        ("PEERS_KEEP_DEAD", " 1.5 ", "must have a unit"),
         ("PEERS_QUEUES", "default", '"default" does not say its slots'),
         ("PEERS_QUEUES", "default=0", 'queue "default" 0 slots; use 1 to 10000'),
         ("PEERS_QUEUES", "a=1,a=2", 'names the queue "a" twice'),

@@ -21,7 +21,7 @@ from peers.client import limit_operations, operations, schedule_operations
 from peers.client.options import OptionFields, Options
 from peers.predict.variables import BATCH_WAIT, batch_wait
 from peers.settings import Settings
-from peers.spans import FORMS, format_span, seconds_of, timedelta_of
+from peers.spans import FORMS, age_of, format_span, seconds_of, timedelta_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -268,3 +268,13 @@ def test_options_keep_words_and_durations_apart() -> None:
     assert document["unique_while"] == "unfinished"
     document = operations.submit("a", unique_key="k", unique_while="10 min").document
     assert document["unique_while"] == "600.000000 seconds"
+
+
+def test_an_age_has_a_unit() -> None:
+    """What is older may be deleted, and 30 seconds are hardly meant by 30."""
+    assert age_of("30d") == age_of(timedelta(days=30)) == age_of("P30D") == timedelta(days=30)
+    for nothing in ("0", 0, "0s", timedelta(0)):
+        assert age_of(nothing) == timedelta(0)
+    for number in ("30", " 1.5 ", 30, 0.5):
+        with pytest.raises(ValueError, match="must have a unit"):
+            age_of(number)

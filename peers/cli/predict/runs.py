@@ -6,7 +6,7 @@ import argparse
 from typing import TYPE_CHECKING, Final
 
 from peers.cli import output
-from peers.cli.argument_types import duration, name
+from peers.cli.argument_types import age, name
 from peers.cli.options import add_limit
 from peers.cli.parser import add_command
 from peers.cli.place import located
@@ -54,7 +54,7 @@ def register(group: Commands) -> None:
     )  # fmt: skip
     which.add_argument(
         "--older-than",
-        type=duration,
+        type=age,
         metavar="DURATION",
         help="runs that ended longer ago than this, such as 30d",
     )
