@@ -41,7 +41,7 @@ def test_a_drain_in_a_session(database: Database, monkeypatch: pytest.MonkeyPatc
             submit_in(session, work)
             require_interrupted(lambda: drain(session), interrupts)
 
-    at_each_moment(drained, step=17)
+    at_each_moment(drained, most=60)
 
 
 async def _cancel_at_a_lock(url: str, other: psycopg.Connection[Any]) -> None:
@@ -73,7 +73,7 @@ def test_a_moved_clock(database: Database) -> None:
         with closing(psycopg.connect(database.url)) as session:
             require_interrupted(work, interrupts)
 
-    at_each_moment(moved)
+    at_each_moment(moved, most=60)
 
 
 def test_a_block_with_a_moved_clock_keeps_its_own_error(database: Database) -> None:
@@ -108,4 +108,4 @@ def test_the_template(database: Database, monkeypatch: pytest.MonkeyPatch) -> No
         finally:
             databases.close()
 
-    at_each_moment(made, step=7)
+    at_each_moment(made, most=30)
