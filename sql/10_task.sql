@@ -86,7 +86,7 @@ comment on column peers.task.attempt is 'The number of the current attempt; the 
 comment on column peers.task.submitter is 'The database role of the session that submitted it.';
 comment on column peers.task.created_at is 'When the submitting transaction began.';
 comment on column peers.task.created_xid is
-    'The submitting transaction. It tells edges into new tasks from edges into older tasks.';
+    'The submitting transaction. With created_at, it tells edges into new tasks from edges into older tasks.';
 comment on column peers.task.started_at is 'When the last attempt was claimed.';
 comment on column peers.task.finished_at is 'When it was completed, died or was cancelled.';
 comment on column peers.task.token is

@@ -94,7 +94,9 @@ begin
             kind, args, queue, priority, scheduled_at, max_attempts, timeout, depends_on, on_parent_failure,
             idempotency_key, metadata, graph_id);
         is_new := exists (
-            select from peers.task t where t.id = submit_unique.id and t.created_xid = pg_current_xact_id());
+            select from peers.task t
+            where t.id = submit_unique.id
+              and (t.created_xid, t.created_at) = (pg_current_xact_id(), pg_catalog.now()));
         return;
     end if;
 

@@ -29,6 +29,9 @@ $$;
 -- smaller to larger ids. Otherwise this sorts the part of the graph that can be reached from the new edges. An edge
 -- into an older task could close a cycle together with an edge of another transaction. Such transactions run one
 -- after another: each takes a lock before it reads anything.
+--
+-- A task is new if both created_xid and created_at are those of this transaction. The id alone is not enough: a dump
+-- that is restored into a server with smaller transaction ids brings tasks whose ids are still to come there.
 create or replace function peers._check_cycles(_parents bigint[], _children bigint[]) returns void
     language plpgsql
     set search_path = pg_catalog, peers, pg_temp
@@ -114,7 +117,7 @@ declare
 begin
     if _older = '{}' then
         perform from peers.task t
-        where t.id = any (_parents) and t.created_xid <> pg_current_xact_id()
+        where t.id = any (_parents) and (t.created_xid, t.created_at) <> (pg_current_xact_id(), pg_catalog.now())
         order by t.id for share;
         return;
     end if;
@@ -122,7 +125,8 @@ begin
         _below := array(select t.id from peers._affected('{}', '{}', _older) t);
     end if;
     perform from peers.task t
-    where t.id = any (_parents || _older || _below) and t.created_xid <> pg_current_xact_id()
+    where t.id = any (_parents || _older || _below)
+      and (t.created_xid, t.created_at) <> (pg_current_xact_id(), pg_catalog.now())
     order by t.id for no key update;
 end
 $$;
@@ -156,7 +160,8 @@ begin
     perform from peers.dependency_lock for key share;
 
     _older := array(
-        select t.id from peers.task t where t.id = any (_children) and t.created_xid <> pg_current_xact_id()
+        select t.id from peers.task t
+        where t.id = any (_children) and (t.created_xid, t.created_at) <> (pg_current_xact_id(), pg_catalog.now())
     );
     perform peers._check_edge_owner(_parents, _older);
     if _older <> '{}' then
@@ -165,7 +170,8 @@ begin
         update peers.dependency d set added_later = true
         from unnest(_parents, _children) e(parent, child)
         cross join lateral (
-            select from peers.task t where t.id = e.child and t.created_xid <> pg_current_xact_id() offset 0
+            select from peers.task t
+            where t.id = e.child and (t.created_xid, t.created_at) <> (pg_current_xact_id(), pg_catalog.now()) offset 0
         ) older
         where d.parent_id = e.parent and d.child_id = e.child;
     end if;

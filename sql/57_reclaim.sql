@@ -114,7 +114,8 @@ begin
         exit when _lost.task_ids is null;
         _recorded := peers._record_lost(_lost.peer_ids, _lost.task_ids, _lost.tokens);
         return query
-            select l.task_id, t.kind, l.attempt, l.token, l.peer_id, p.host, t.queue, peers._failure_outcome(t.state)
+            select l.task_id, t.kind, l.attempt, l.token, l.peer_id, p.host, t.queue,
+                   case when t.state in ('dead', 'cancelled') then t.state::text else 'retried' end
             from unnest(_lost.peer_ids, _lost.task_ids, _lost.attempts, _lost.tokens)
                 l(peer_id, task_id, attempt, token)
             cross join lateral (select t.* from peers.task t where t.id = l.task_id offset 0) t

@@ -170,8 +170,9 @@ begin
 end
 $$;
 
--- Returns how many keys of each limit have as many running tasks as they may, or 1 if it is shut. A limit without keys
--- has one. Weights are not looked at.
+-- Returns how many keys of each limit have no room for another task, or 1 if it is shut. A limit without keys has one.
+-- With weights, another task is one of the mean weight of those that run: the sum of weights rarely reaches the limit
+-- exactly.
 create or replace function peers._count_full() returns table ("limit" text, keys bigint)
     language plpgsql stable
     set search_path = pg_catalog, peers, pg_temp
@@ -182,13 +183,23 @@ declare
 begin
     return query
     with running as (
-        select o.name, e.limit_keys[o.n] as key, sum(least(e.open, e.most_running)) as tasks
+        select o.name, e.limit_keys[o.n] as key, sum(least(e.open, e.most_running)) as tasks,
+               sum(coalesce(w.weight, least(e.open, e.most_running))) as used
         from (select e.* from peers.lease e where e.limit_keys is not null limit 10000) e
         cross join lateral (select t.queue, t.kind from peers.task t where t.id = e.task_ids[1] offset 0) t
         cross join lateral (
-            select l.name, row_number() over (order by l.name) as n from peers.limit l
+            select l.name, l.weight, l.max_running, row_number() over (order by l.name) as n from peers.limit l
             where l.kind = t.kind or l.queue = t.queue
         ) o
+        cross join lateral (
+            select sum(peers._weight(t.args, o.weight, o.max_running)) as weight
+            from unnest(e.task_ids) i(task_id)
+            cross join lateral (
+                select t.args from peers.task t
+                where t.id = i.task_id and t.token = e.token and t.state = 'running' offset 0
+            ) t
+            where o.weight is not null
+        ) w
         group by 1, 2
     ), started as (
         select s.limit_key as key, l.name, sum(s.tasks) as tasks
@@ -200,7 +211,10 @@ begin
     )
     select l.name, greatest(
         case when l.shut_until > _now then 1 else 0 end,
-        (select count(*) from running r where r.name = l.name and r.tasks >= peers._most_now(l, _now)),
+        (
+            select count(*) from running r
+            where r.name = l.name and r.used + r.used / nullif(r.tasks, 0) > peers._most_now(l, _now)
+        ),
         (select count(*) from started s where s.name = l.name and s.tasks >= l.starts))
     from peers.limit l
     order by l.name limit 200;

@@ -72,7 +72,7 @@ def apply(
     """Apply the verb to these tasks, in batches, as far as they still match the filter.
 
     The ids are fixed before the first batch: a retried task that dies again at once is not retried
-    again. Each batch is a transaction. After Ctrl-C, stderr says what was done.
+    again. Each batch is a transaction. After Ctrl-C, stderr says how much was done.
 
     A task that was cancelled as a descendant of a task in an earlier batch counts as a task, as in
     the preview.
@@ -93,7 +93,8 @@ def apply(
     except BaseException:
         progress.end()
         if len(ids) > BATCH:
-            output.say(f"stopped: {tasks:,} of {output.count(len(ids), 'task')} {DONE[verb]}")
+            whole = output.count(len(ids), "task")  # the batch that failed may have taken effect
+            output.say(f"stopped: at least {tasks:,} of {whole} {DONE[verb]}")
         raise
     progress.end()
     return Effect(tasks, children)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -80,7 +81,7 @@ def _demo(args: argparse.Namespace) -> int:
                 f"the embedded Postgres in {EmbeddedPostgres().data} "
                 "(--database-url names another database)"
             )
-        return run(args, connection, settings.url, place, advice(args, "db psql"))
+        return run(args, connection, settings.url, place, partial(advice, args))
 
 
 def _number(most: int) -> Callable[[str], int]:

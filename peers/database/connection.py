@@ -108,10 +108,12 @@ def connect(
             share_session(connection, bounds)
         else:
             begin_session(connection, connect_timeout, bounds)
-    except (psycopg.OperationalError, OSError) as error:  # OSError: no file descriptor is free
+    except BaseException as error:
         if connection is not None:
             connection.close()
-        raise _refusal(error, parameters) from error
+        if isinstance(error, psycopg.OperationalError | OSError):  # no file descriptor is free
+            raise _refusal(error, parameters) from error
+        raise
     return connection
 
 

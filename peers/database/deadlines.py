@@ -13,7 +13,8 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 import psycopg
-from psycopg.pq import TransactionStatus
+from psycopg import generators
+from psycopg.pq import PipelineStatus, TransactionStatus
 
 if TYPE_CHECKING:
     from psycopg.abc import Params, PQGen
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result")
 
+_REPLY_WITHIN: Final = 5.0
+"""Seconds for the reply to a statement that was cancelled, as in psycopg."""
 _LAST_MOMENT: Final = 1.0
 """Seconds for a statement that begins after the deadline, to release tasks and to leave."""
 
@@ -68,6 +71,8 @@ class NoAnswer(psycopg.OperationalError):
 
 class BoundedConnection(psycopg.Connection[tuple[Any, ...]]):
     """A connection that closes and raises `NoAnswer` when a reply takes too long.
+
+    After Ctrl-C it is ready for the next statement, or closed.
 
     This needs no thread: psycopg interrupts its wait every 0.1 s for signals, and calls us then.
     """
@@ -134,6 +139,10 @@ class BoundedConnection(psycopg.Connection[tuple[Any, ...]]):
     def _is_idle(self) -> bool:
         return self.info.transaction_status == TransactionStatus.IDLE
 
+    @property
+    def _is_active(self) -> bool:
+        return self.info.transaction_status == TransactionStatus.ACTIVE
+
     def wait(self, gen: PQGen[Result], *args: Any, **options: Any) -> Result:
         """Wait for a reply, within the bounds. psycopg calls this for every statement."""
         try:
@@ -141,6 +150,26 @@ class BoundedConnection(psycopg.Connection[tuple[Any, ...]]):
         except NoAnswer:
             self.close()
             raise
+        except psycopg.Error:
+            raise
+        except BaseException:
+            self._end_interrupted()
+            raise
+
+    def _end_interrupted(self) -> None:
+        """Read the reply to a statement that Ctrl-C has interrupted; the next one can then begin.
+
+        psycopg has cancelled the statement. It has also read the reply, unless Python raised the
+        exception inside one of its generators.
+        """
+        try:
+            if self._is_active and self.pgconn.pipeline_status == PipelineStatus.OFF:
+                super().wait(generators.execute(self.pgconn), timeout=_REPLY_WITHIN)
+        except psycopg.Error:
+            pass  # the exception that interrupted the statement tells more
+        finally:
+            if self._is_active:
+                self.close()
 
     def _bounded(self, gen: PQGen[Result]) -> Generator[Wait, Ready | int, Result]:
         began = time.monotonic()

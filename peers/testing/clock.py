@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+import psycopg
 from psycopg import Cursor
 from psycopg.rows import tuple_row
 
-from peers.errors import BadArgument, translated
+from peers.errors import BadArgument, PeersError, translated
 from peers.spans import timedelta_of
 from peers.testing.places import connection_of
 
 if TYPE_CHECKING:
-    import psycopg
-
     from peers.spans import Span
     from peers.testing.places import Place
 
@@ -64,11 +63,15 @@ class Clock:
     @contextmanager
     def moved(self, span: Span) -> Iterator[None]:
         """Move the clock for a `with` block, and move it back by as much at the end."""
+        back = -timedelta_of(span)
         self.move(span)
         try:
             yield
-        finally:
-            self.move(-timedelta_of(span))
+        except BaseException:
+            with suppress(psycopg.Error, PeersError):  # a session's transaction may have failed
+                self.move(back)
+            raise
+        self.move(back)
 
     def _run(self, statement: str, *arguments: datetime | timedelta) -> datetime:
         with connection_of(self._place) as connection, translated():

@@ -138,7 +138,9 @@ class Databases:
         self._prefix = f"{PREFIX}{run or new_run()}"
         self._template = f"{self._prefix}_template"
         self._made = 0
-        self._admin = psycopg.connect(url, autocommit=True)
+        from peers.database.connection import connect
+
+        self._admin = connect(url, application_name="peers test")
         # It copies files, which takes less CPU time than the log does, but a checkpoint as well.
         self._strategy = "file_copy" if self._is_off("fsync") else "wal_log"
         self.server_version = str(self._admin.info.parameter_status("server_version"))
@@ -232,12 +234,11 @@ class Databases:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        key = (self._template,)
-        self._admin.execute("select pg_advisory_lock(hashtextextended(%s, 0))", key)
-        try:
-            yield
-        finally:
-            self._admin.execute("select pg_advisory_unlock(hashtextextended(%s, 0))", key)
+        from peers.database.connection import connect
+
+        with connect(self._server_url, application_name="peers test") as session:
+            session.execute("select pg_advisory_lock(hashtextextended(%s, 0))", (self._template,))
+            yield  # the lock ends with its session
 
     def _exists(self, name: str) -> bool:
         query = "select from pg_database where datname = %s"

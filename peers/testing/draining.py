@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import psycopg
 
@@ -24,6 +25,8 @@ from peers.testing.places import connection_of
 
 if TYPE_CHECKING:
     from peers.testing.places import Place
+
+R = TypeVar("R")
 
 MAX_ATTEMPTS: Final = 1000
 """How many attempts a drain runs, unless it is told otherwise."""
@@ -83,13 +86,23 @@ async def drain_async(
         loop = _Drain(connection, queues, kinds, ahead, max_attempts)
         steps = loop.steps()
         try:
-            work = await asyncio.to_thread(_next, steps, None)
+            work = await _in_thread(lambda: _next(steps, None))
             while work is not None:
                 ended = await _call_async(work)
-                work = await asyncio.to_thread(_next, steps, ended)
+                work = await _in_thread(partial(_next, steps, ended))
         finally:
-            await asyncio.to_thread(steps.close)
-        return await asyncio.to_thread(lambda: loop.result(raise_errors=raise_errors))
+            await _in_thread(steps.close)
+        return await _in_thread(lambda: loop.result(raise_errors=raise_errors))
+
+
+async def _in_thread(function: Callable[[], R]) -> R:
+    """Call it in a thread. When cancelled, wait for its end: it uses the connection."""
+    call = asyncio.ensure_future(asyncio.to_thread(function))
+    try:
+        return await asyncio.shield(call)
+    except asyncio.CancelledError:
+        await asyncio.wait([call])
+        raise
 
 
 _Steps = Generator[Work, list[Ended], None]

@@ -15,6 +15,7 @@ from uuid import UUID
 
 import msgspec
 import psycopg
+from psycopg.pq import TransactionStatus
 from psycopg.rows import tuple_row
 
 from peers.database import functions
@@ -84,7 +85,7 @@ class InlinePeer:
             yield
             self._leave()
         finally:
-            if self._id is not None and not self._connection.closed:
+            if self._id is not None:
                 self._leave_after_an_error()
             self._for_handlers.close()
             self._connection.row_factory = before
@@ -125,9 +126,9 @@ class InlinePeer:
         self._id = None
 
     def _leave_after_an_error(self) -> None:
-        """Give back what was claimed, unless the transaction of the session has failed."""
+        """Give back what was claimed, unless the session's transaction or statement has failed."""
         status = self._connection.info.transaction_status
-        if status is not psycopg.pq.TransactionStatus.INERROR:
+        if status in (TransactionStatus.IDLE, TransactionStatus.INTRANS):
             self._leave()
 
     # ------------------------------------------------------------------------------------ claiming

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -26,7 +26,7 @@ from tests.support.world import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from tests.support.server import Connection
 
@@ -458,6 +458,74 @@ def test_a_cycle_through_older_and_new_tasks(db: Connection) -> None:
             add_edge(db, between, first)
     assert_names_cycle(refused.value, [(first, last), (last, between), (between, first)])
     assert value(db, "select count(*) from peers.task") == 2
+
+
+def transaction_id(db: Connection) -> int:
+    """The id of this transaction."""
+    xid: int = value(db, "select pg_current_xact_id()::text::bigint")
+    return xid
+
+
+@contextmanager
+def restored_from_a_larger_server(db: Connection, *tasks: int) -> Iterator[None]:
+    """A transaction whose id is, by chance, the one that older tasks have brought in a dump."""
+    while True:
+        now = transaction_id(db)
+        coming = now + 20  # other sessions take some, too
+        with db.transaction():
+            run(db, "set local search_path = pg_catalog, peers, pg_temp")
+            forge = "update peers.task set created_xid = %s::text::xid8 where id = any (%s)"
+            run(db, forge, coming, list(tasks))
+        while now < coming:
+            with db.transaction():
+                now = transaction_id(db)
+                if now == coming:
+                    yield
+                    return
+
+
+@pytest.mark.parametrize("locked", ["parent", "child"])
+def test_a_restored_task_is_locked_by_a_new_edge(
+    db: Connection, connect: Callable[[], Connection], locked: str
+) -> None:
+    """It is old, although its transaction id is that of the transaction that adds the edge."""
+    parent, child = submit(db), submit(db)
+    with restored_from_a_larger_server(db, parent, child):
+        add_edge(db, parent, child)
+        task = parent if locked == "parent" else child
+        update = "select from peers.task where id = %s for no key update skip locked"
+        assert rows(connect(), update, task) == []
+    assert column(db, "select added_later from peers.dependency") == [True]
+    assert problems(db) == []
+
+
+def test_a_cycle_through_restored_tasks_is_refused(db: Connection) -> None:
+    """The edge could be left unchecked if its child were a new task."""
+    one, two = submit(db), submit(db)
+    add_edge(db, two, one)
+    with (
+        restored_from_a_larger_server(db, one, two),
+        pytest.raises(psycopg.DatabaseError) as refused,
+        db.transaction(),
+    ):
+        add_edge(db, one, two)
+    assert_names_cycle(refused.value, [(one, two), (two, one)])
+
+
+def test_a_restored_task_of_another_role_cannot_be_made_to_wait(db: Connection) -> None:
+    """Its submitter decides what it waits for."""
+    child = submit(db)
+    run(db, "create role other_app in role peers_submitter")
+    try:
+        with restored_from_a_larger_server(db, child):
+            run(db, "set local session authorization other_app")
+            parent = submit(db)
+            with pytest.raises(psycopg.DatabaseError) as refused, db.transaction():
+                add_edge(db, parent, child)
+            run(db, "reset session authorization")
+        assert refused.value.sqlstate == "PE005"
+    finally:
+        run(db, "drop role other_app")
 
 
 def test_edges_in_any_order_within_a_transaction(db: Connection, peer: Peer) -> None:

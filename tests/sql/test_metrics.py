@@ -302,6 +302,24 @@ def test_a_limit_is_full_by_its_keys(db: Connection) -> None:
     assert metric(db, "peers_limit_full", limit="l") == 1
 
 
+@pytest.mark.parametrize(
+    ("weights", "full"),
+    [((2, 2, 2, 2), 1), ((3, 3), 1), ((3, 1), 0), ((8,), 1), ((4.5,), 1), ((4,), 0), ((0, 0), 0)],
+)
+def test_a_limit_by_weight_is_full_without_room_for_another_task(
+    db: Connection, weights: tuple[float, ...], full: int
+) -> None:
+    """One of the mean weight of those that run: 6 of 8 is full for tasks that weigh 3."""
+    run(db, "insert into peers.limit (name, kind, weight, max_running) values ('l', 'a', 'x', 8)")
+    peer = Peer.join(db)
+    for weight in weights:
+        submit(db, args={"x": weight})
+    for _ in weights:
+        rows(db, "select * from peers.claim_limited(%s, 'default', 10, 5)", peer.id)
+    assert value(db, "select count(*) from peers.task where state = 'running'") == len(weights)
+    assert metric(db, "peers_limit_full", limit="l") == full
+
+
 def test_an_old_transaction_is_seen(world: World) -> None:
     """One that keeps vacuum from its work."""
     other = world.connect()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from math import inf
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 SMALL, TIMES = 500, 8
 MOST = 24  # a square would be 64 times the time; the machine is noisy
 TRIES = 8
+NANOSECONDS = 1e9
 
 GRAPH = "select count(*) from peers.submit_graph(%s::jsonb)"
 BOTTOM_UP = """
@@ -126,11 +128,26 @@ def forget_everything(db: Connection) -> None:
             run(db, f"delete from peers.{table}")
 
 
-def seconds(work: Callable[[], object]) -> float:
+def clock_of(db: Connection) -> Callable[[], float]:
+    """The CPU time of the session's server process, which other programs hardly change.
+
+    The usual clock where the server runs on another machine or in a container.
+    """
+    process = Path("/proc", str(db.info.backend_pid))
+    try:
+        is_here = db.info.dbname in (process / "cmdline").read_text()
+    except OSError:
+        is_here = False
+    if not is_here:
+        return time.perf_counter
+    return lambda: int((process / "schedstat").read_text().split()[0]) / NANOSECONDS
+
+
+def seconds(clock: Callable[[], float], work: Callable[[], object]) -> float:
     """How long that takes."""
-    start = time.perf_counter()
+    start = clock()
     work()
-    return time.perf_counter() - start
+    return clock() - start
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -142,12 +159,13 @@ def test_eight_times_the_size_takes_no_sixty_four_times_the_time(
     run(db, "alter table peers.dependency set (autovacuum_enabled = off)")
     for _ in range(8):
         case(db, 4)()
+    clock = clock_of(db)
     small = large = inf
     for _ in range(TRIES):
         forget_everything(db)
         # the shortest of each size is the one that the machine disturbed least
-        small = min(small, seconds(case(db, SMALL)))
-        large = min(large, seconds(case(db, SMALL * TIMES)))
+        small = min(small, seconds(clock, case(db, SMALL)))
+        large = min(large, seconds(clock, case(db, SMALL * TIMES)))
         if large < MOST * small:
             break
     assert large < MOST * small
