@@ -22,7 +22,7 @@ TEST_WORKERS ?= $(shell echo $$(($$(nproc) * 3 / 2)))
 PYTEST := $(BIN)/python -m pytest --numprocesses $(TEST_WORKERS) --dist loadgroup
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo predict-demo predict-matrix test test-fast test-sqlalchemy-2.0 chaos chaos-limits fleet schedules bench bench-limits bench-long-horizon bench-predict lint format docs lock release clean
+.PHONY: help venv demo predict-demo predict-matrix test test-fast test-sqlalchemy-2.0 chaos chaos-limits fleet schedules bench bench-limits bench-logs bench-retention bench-long-horizon bench-predict lint format docs lock release clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9.-]+:.*## / { printf "  make %-20s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -72,6 +72,12 @@ bench: $(STAMP) ## Peers beside other task queues, into docs/performance.md (12 
 
 bench-limits: $(STAMP) ## what limits cost, and how soon a freed slot is used again (ARGS=…)
 	@$(BIN)/python -m benchmarks.limits $(ARGS)
+
+bench-logs: $(STAMP) ## what it costs to print, to log, and to keep the logs of attempts (ARGS=…)
+	@$(BIN)/python -m benchmarks.logs $(ARGS)
+
+bench-retention: $(STAMP) ## what ten million finished tasks cost, and their deletion (ARGS=…)
+	@$(BIN)/python -m benchmarks.retention $(ARGS)
 
 bench-long-horizon: $(STAMP) ## the public long-horizon harness: chaos, pressure, throughput (19 minutes; ARGS=…)
 	@$(BIN)/python -m benchmarks.long_horizon $(ARGS)
