@@ -73,10 +73,10 @@ bench: $(STAMP) ## Peers beside other task queues, into docs/performance.md (12 
 bench-limits: $(STAMP) ## what limits cost, and how soon a freed slot is used again (ARGS=…)
 	@$(BIN)/python -m benchmarks.limits $(ARGS)
 
-bench-logs: $(STAMP) ## what it costs to log and to keep the logs of attempts (ARGS=…)
+bench-logs: $(STAMP) ## what it costs to print, to log, and to keep the logs of attempts (ARGS=…)
 	@$(BIN)/python -m benchmarks.logs $(ARGS)
 
-bench-retention: $(STAMP) ## claims and pruning beside many finished tasks (ARGS=…)
+bench-retention: $(STAMP) ## what ten million finished tasks cost, and their deletion (ARGS=…)
 	@$(BIN)/python -m benchmarks.retention $(ARGS)
 
 bench-long-horizon: $(STAMP) ## the public long-horizon harness: chaos, pressure, throughput (19 minutes; ARGS=…)

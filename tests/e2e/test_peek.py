@@ -104,9 +104,14 @@ def test_the_signal_is_not_sent_where_it_would_do_harm(
     path = {"path": str(tmp_path / "report")} if kind == "peek.other_file" else {}
     task_id = stage.submit(kind, {"seconds": 8, **path})
     stage.until_started(task_id)
-    time.sleep(0.5)  # it is in the C function now
-    seen = look(stage, task_id)
-    assert seen.facts["stacks_from"] is None, seen.report
+    looks: list[Peek] = []
+
+    def in_the_c_function() -> bool:
+        looks.append(look(stage, task_id))
+        return looks[-1].facts["stacks_from"] is None
+
+    until(in_the_c_function, "a look at the C function")
+    seen = looks[-1]
     assert "no stack: the worker has not replied within 2 s" in seen.report
     assert seen.facts["rss_bytes"] > 0
     assert result(stage, task_id) in (0, "")

