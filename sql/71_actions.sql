@@ -1,7 +1,7 @@
 -- Records what operators did, and groups dead letters by their cause.
 
--- Returns a filter with at most 10 ids. A filter may have thousands, and one row of peers.action would then take as much
--- space as all others.
+-- Returns a filter with at most 10 ids. A filter may have thousands, and one row of peers.action would then take as
+-- much space as all others.
 create or replace function peers._shorten_ids(_filter jsonb) returns jsonb
     language plpgsql immutable
     set search_path = pg_catalog, peers, pg_temp
