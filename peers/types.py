@@ -123,3 +123,13 @@ class KindPolicy:
 
 def _interval(seconds: float | None) -> str | None:
     return None if seconds is None else f"{seconds:.6f} seconds"
+
+
+def package_version() -> str | None:
+    """Return the version of this package; None if it is not installed."""
+    import importlib.metadata  # slow, and most users of this module do not need it
+
+    try:
+        return importlib.metadata.version("peers")
+    except importlib.metadata.PackageNotFoundError:
+        return None

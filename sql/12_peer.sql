@@ -15,6 +15,7 @@ create table if not exists peers.peer (
     host_id text,
     process_start bigint,
     liveness_lock text,
+    version text,
     lost_at timestamptz,
     lost_because text,
     constraint "a lease lasts 1 second to 1 day"
@@ -43,6 +44,7 @@ comment on column peers.peer.process_start is
     'When the process started, in clock ticks since the system started: a later process with the same pid has another.';
 comment on column peers.peer.liveness_lock is
     'The file that the peer and its workers keep locked for as long as one of them lives.';
+comment on column peers.peer.version is 'The version of the package that it runs. Null: not known.';
 comment on column peers.peer.lost_at is 'When it was declared lost. A lost peer has to join again.';
 comment on column peers.peer.lost_because is 'Why: its lease ended, or a peer on the same host saw that it had ended.';
 

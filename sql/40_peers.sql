@@ -129,13 +129,13 @@ begin
         backoff_cap = excluded.backoff_cap, declared_at = excluded.declared_at;
 
     insert into peers.peer (host, pid, queues, kinds, lease_timeout, joined_at, heartbeat_at, healthy_since,
-                            host_id, process_start, liveness_lock)
+                            host_id, process_start, liveness_lock, version)
     values (left(host, 255), pid, queues,
             array(select distinct k ->> 'kind' from jsonb_array_elements(kinds) k order by 1),
             lease_timeout, _now, _now, peers._reachable_since(_now, lease_timeout),
-            process ->> 'host_id', (process ->> 'start')::bigint, process ->> 'lock')
+            process ->> 'host_id', (process ->> 'start')::bigint, process ->> 'lock', left(process ->> 'version', 100))
     returning id into _id;
-    if process is not null then
+    if process ->> 'host_id' is not null then
         perform peers._notify('joined');  -- the other peers of its host watch its process from now on
     end if;
     return _id;
@@ -144,8 +144,9 @@ $$;
 
 comment on function peers.join is
     'Registers a peer process: its queues {"default": 8}, the kinds that it can run with their policies [{"kind", '
-    '"max_attempts", "timeout", "backoff_base", "backoff_cap"}], and what other peers on its host need to recognize '
-    'its process {"host_id", "start", "lock"}. Returns its id.';
+    '"max_attempts", "timeout", "backoff_base", "backoff_cap"}], and its process: the version of the package, and what '
+    'other peers on its host need to recognize it {"version", "host_id", "start", "lock"}, all optional. Returns its '
+    'id.';
 
 -- Returns whether a peer's leases are valid. A heartbeat can lie in the future after the clock was set back. It counts
 -- as a heartbeat of now, and reclaim corrects it (_correct_future_heartbeats).

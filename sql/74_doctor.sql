@@ -130,6 +130,7 @@ begin
                 when 'peer_before_migration' then array(select f from peers._doctor_peer_before_migration(_age) f)
                 when 'slow_cancel' then array(select f from peers._doctor_slow_cancel(_age) f)
                 when 'unrunnable_kind' then array(select f from peers._doctor_unrunnable_kind(_age) f)
+                when 'version_skew' then array(select f from peers._doctor_version_skew(_age) f)
                 else array[('note', 'check_not_made', _check, 'there is no check of this name',
                             'TABLE peers.doctor_check; lists them')::peers.finding]
             end;

@@ -165,7 +165,8 @@ begin
         peers._doctor_paused_queue(interval), peers._doctor_paused_graph(interval),
         peers._doctor_held_children(interval), peers._doctor_late_schedule(interval),
         peers._doctor_failing_schedule(interval), peers._doctor_open_alert(interval),
-        peers._doctor_overdue_task(interval), peers._doctor_slow_cancel(interval)
+        peers._doctor_overdue_task(interval), peers._doctor_slow_cancel(interval),
+        peers._doctor_version_skew(interval)
         to peers_worker, peers_operator, peers_reader;
 end
 $$;

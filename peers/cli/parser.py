@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import shlex
 import shutil
 import sys
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeAlias
 
 from peers.cli.exact_json import TooDeepError, exact
 from peers.spans import timedelta_of
-from peers.types import CONTRACT_VERSION, NAME_MAX_LENGTH
+from peers.types import CONTRACT_VERSION, NAME_MAX_LENGTH, package_version
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -57,11 +56,7 @@ class Parser(argparse.ArgumentParser):
 
 def version() -> str:
     """Return the version of the package and of the SQL contract that it uses."""
-    try:
-        number = importlib.metadata.version("peers")
-    except importlib.metadata.PackageNotFoundError:
-        number = "(not installed)"
-    return f"peers {number}, contract version {CONTRACT_VERSION}"
+    return f"peers {package_version() or '(not installed)'}, contract version {CONTRACT_VERSION}"
 
 
 def add_command(

@@ -72,7 +72,8 @@ def join(
 ) -> UUID:
     """Add a peer, with the slots of its queues and the policies of its kinds, and return its id.
 
-    process: `host_id`, `start` and `lock`, by which peers on the same host recognize its process.
+    process: the `version` of the package; and `host_id`, `start` and `lock`, by which peers on the
+    same host recognize the process.
     Raises ContractMismatch if the database has another version of the contract.
     """
     identity: UUID = _value(

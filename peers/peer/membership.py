@@ -18,7 +18,7 @@ from peers.peer.leases import Leases
 from peers.peer.state import PeerState
 from peers.peer.witness import register_process, unregister_process
 from peers.settings import Settings
-from peers.types import CONTRACT_VERSION, KindPolicy
+from peers.types import CONTRACT_VERSION, KindPolicy, package_version
 
 _LAST_CONNECT_SECONDS: Final = 2.0
 _LAST_REPLY_SECONDS: Final = 1.0
@@ -121,7 +121,7 @@ class Membership:
             KindPolicy(k.kind, k.max_attempts, k.timeout, k.backoff_base, k.backoff_cap)
             for k in kinds.values()
         ]
-        process = register_process()
+        process = {"version": package_version(), **(register_process() or {})}
         peer_id = self._connection.do(
             lambda c: functions.join(
                 c, host, pid, settings.queues, policies, settings.lease_timeout, process=process

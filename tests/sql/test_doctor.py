@@ -144,6 +144,19 @@ def test_a_submitter_may_not_examine(db: Connection) -> None:
         doctor(db)
 
 
+def test_a_rolling_upgrade_is_no_finding(db: Connection, database_url: str) -> None:
+    """Unless it lasts. A peer of a client that does not say its version is no sign of one."""
+    with planted(Ground(database_url, db), "version_skew"):
+        Peer.join(db, host="host-c")
+        assert doctor(db, "version_skew") == []
+        [found] = doctor(db, "version_skew", older_than=AT_ONCE)
+        assert "0.2.0" in found["sentence"]
+        assert "host-b" in found["sentence"]
+        assert "host-c" not in found["sentence"]
+        run(db, "update peers.peer set version = '0.3.0'")
+        assert doctor(db, "version_skew", older_than=AT_ONCE) == []
+
+
 def test_a_healthy_slot_that_is_read_is_no_finding(db: Connection, database_url: str) -> None:
     """Only one that nothing reads."""
     ground = Ground(database_url, db)

@@ -512,6 +512,14 @@ def unrunnable_kind(ground: Ground) -> None:
     submit(ground.db, "b")
 
 
+@fault
+def version_skew(ground: Ground) -> None:
+    """An upgrade has left out a host."""
+    for host, version in (("host-a", "0.2.0"), ("host-b", "0.3.0")):
+        peer = Peer.join(ground.db, host=host)
+        run(ground.db, "update peers.peer set version = %s where id = %s", version, peer.id)
+
+
 SERVER_FAULTS: Final = {
     "autovacuum_busy", "collation_version", "encoding", "fsync_off", "synchronous_standby",
     "wraparound",
