@@ -9,6 +9,8 @@ never connect to the database.
 
 from __future__ import annotations
 
+import shlex
+import sys
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -34,6 +36,14 @@ class PeersError(Exception):
         if self.hint is None:
             return self.message
         return f"{self.message.rstrip('.')}. {self.hint}"
+
+
+def install_command(extra: str) -> str:
+    """Return the command that installs an extra of Peers where this program runs.
+
+    A bare `pip` may belong to another environment, as it does for a program that pipx installed.
+    """
+    return f"{shlex.quote(sys.executable)} -m pip install 'peers[{extra}]'"
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,8 +285,8 @@ _BY_SQLSTATE: dict[str, type[PeersError]] = {
 }
 
 _HINTS: dict[type[PeersError], str] = {
-    NotPermitted: "Connect as another role, or grant it one of the peers_… roles. Reading tasks and"
-    " their results needs peers_reader or peers_operator.",
+    NotPermitted: "Connect as another role, or grant this one peers_submitter (to submit),"
+    " peers_worker (to run a peer), peers_reader (to read) or peers_operator (to read and act).",
     SchemaMissing: "Run `peers migrate` (it needs the owner's role).",
 }
 
@@ -305,7 +315,8 @@ def from_database(error: BaseException) -> PeersError | None:
         return None
     if kind is BadTask and diagnostics.message_detail:
         message = f"{message} ({diagnostics.message_detail.rstrip('.')})"
-    return kind(message, diagnostics.message_hint or _HINTS.get(kind))
+    hint = None if kind is SchemaMissing else diagnostics.message_hint  # it would be about casts
+    return kind(message, hint or _HINTS.get(kind))
 
 
 def transactions_refused(error: BaseException) -> ConfigError | None:

@@ -10,6 +10,7 @@ import inspect
 import typing
 from collections import abc
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, Final, get_args, get_origin
@@ -156,16 +157,24 @@ def _resolve(function: Callable[..., Any], annotation: Any) -> Any:
     if annotation is inspect.Parameter.empty:
         return Any
     inner = innermost(function)
-    code = getattr(inner, "__code__", None)
-    cells = getattr(inner, "__closure__", None) or ()
     try:
-        closure = {
-            name: cell.cell_contents
-            for name, cell in zip(getattr(code, "co_freevars", ()), cells, strict=False)
-        }
         return typing.get_type_hints(
             SimpleNamespace(__annotations__={"it": annotation}),
-            getattr(inner, "__globals__", {}), closure, include_extras=True,
+            getattr(inner, "__globals__", {}), _closure(inner), include_extras=True,
         )["it"]  # fmt: skip
     except Exception:  # noqa: BLE001  # whatever an annotation does when it is evaluated
         raise _UnresolvedError from None
+
+
+def _closure(function: Any) -> dict[str, Any]:
+    """Return the variables of the enclosing function, as far as they are assigned yet.
+
+    One that is assigned later, such as the name of the handler itself, is no fault of an
+    annotation.
+    """
+    names = getattr(getattr(function, "__code__", None), "co_freevars", ())
+    assigned = {}
+    for name, cell in zip(names, getattr(function, "__closure__", None) or (), strict=False):
+        with suppress(ValueError):  # the cell is empty
+            assigned[name] = cell.cell_contents
+    return assigned

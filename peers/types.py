@@ -109,11 +109,15 @@ class KindPolicy:
     timeout: float | None = None
     backoff_base: float | None = None
     backoff_cap: float | None = None
+    queue: str | None = None
+    priority: int | None = None
 
     def as_json(self) -> dict[str, str | int | None]:
         """Return one element of the document that peers.join takes."""
         return {
             "kind": self.kind,
+            "queue": self.queue,
+            "priority": self.priority,
             "max_attempts": self.max_attempts,
             "timeout": _interval(self.timeout),
             "backoff_base": _interval(self.backoff_base),
@@ -123,13 +127,3 @@ class KindPolicy:
 
 def _interval(seconds: float | None) -> str | None:
     return None if seconds is None else f"{seconds:.6f} seconds"
-
-
-def package_version() -> str | None:
-    """Return the version of this package; None if it is not installed."""
-    import importlib.metadata  # slow, and most users of this module do not need it
-
-    try:
-        return importlib.metadata.version("peers")
-    except importlib.metadata.PackageNotFoundError:
-        return None

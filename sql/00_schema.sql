@@ -5,7 +5,7 @@
 -- often have a narrow table as well (ready, ready_limited, scheduled, blocked, lease, dead).
 --
 --   10 to 17    the tables: tasks and graphs, one table for each state, peers, bookkeeping, limits,
---               schedules, metrics, actions, logs.
+--               schedules, actions, logs, metrics, peeks.
 --   19_NNNN     migrations: each changes tables of an earlier release, and is applied once.
 --   20 to 27    submission. An INSERT into peers.task submits; a trigger checks it and inserts it into the table of its
 --               state. peers.submit and peers.submit_graph (which sorts the graph first) do the same in one call.
@@ -30,8 +30,12 @@
 --   63          a program that waits for a task's result is notified of its end.
 --   64 to 69    schedules: what an INSERT refuses, firing, backfills, alerts, what operators do with them, and
 --               what the code of the peers declares.
---   70 to 90    actions and bulk verbs, metrics (70, 86), the logs of attempts (72), views, peers.explain, retention,
---               peers.check, what is refused, and the roles.
+--   70, 86      metrics: what peers count, gauges, their views, and peers.demand.
+--   71          actions: verbs for many tasks that a filter chooses, with a dry run, and peers.action.
+--   72 to 74    the logs of attempts, stacks of running handlers, and peers.doctor.
+--   80 to 84    views, the progress of graphs, and peers.explain.
+--   85          peers.check, and retention.
+--   87, 90      what is refused on the tables of the scheduler, and the roles.
 --
 -- Three rules hold everywhere:
 --   * The lock on a task's row guards every transition of that task. A peer's claims and outcomes wait for it only a

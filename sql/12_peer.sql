@@ -51,11 +51,14 @@ comment on column peers.peer.lost_because is 'Why: its lease ended, or a peer on
 create table if not exists peers.kind (
     -- serves fail: the policy of a failed attempt; and join
     kind text collate "C" primary key,
+    queue text not null default 'default',
+    priority smallint not null default 100,
     max_attempts smallint not null default 5,
     timeout interval,
     backoff_base interval not null default interval '1 second',
     backoff_cap interval not null default interval '1 hour',
     declared_at timestamptz not null default now(),
+    constraint "a queue has 1 to 200 characters" check (length(queue) between 1 and 200),
     constraint "max_attempts is 1 to 1000" check (max_attempts between 1 and 1000),
     constraint "a timeout is 1 millisecond to 30 days"
         check (timeout between interval '1 millisecond' and interval '30 days'),
@@ -66,6 +69,9 @@ create table if not exists peers.kind (
 comment on table peers.kind is
     'What handlers declare about their kind. A peer writes it when it joins; the last one to join wins.';
 comment on column peers.kind.kind is 'The kind.';
+comment on column peers.kind.queue is
+    'The queue of its tasks, for those who submit by the name of the kind: see peers.kind_defaults.';
+comment on column peers.kind.priority is 'The priority of its tasks, in the same way.';
 comment on column peers.kind.max_attempts is 'The limit for tasks that have none of their own.';
 comment on column peers.kind.timeout is 'The time limit for tasks that have none of their own. Null: no limit.';
 comment on column peers.kind.backoff_base is

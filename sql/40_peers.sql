@@ -55,11 +55,14 @@ begin
         else (
             select c.problem
             from jsonb_to_recordset(_kinds)
-                k(kind text, max_attempts integer, timeout interval, backoff_base interval, backoff_cap interval)
-            cross join lateral peers._validate_policy(
-                k.kind, k.max_attempts, k.timeout, coalesce(k.backoff_base, '1 second'),
-                coalesce(k.backoff_cap, '1 hour')
-            ) c(problem)
+                k(kind text, queue text, priority integer, max_attempts integer, timeout interval,
+                  backoff_base interval, backoff_cap interval)
+            cross join lateral (select coalesce(
+                peers._validate_policy(k.kind, k.max_attempts, k.timeout, coalesce(k.backoff_base, '1 second'),
+                                       coalesce(k.backoff_cap, '1 hour')),
+                case when length(k.queue) not between 1 and 200 then 'the name of a queue must have 1 to 200 characters'
+                     when k.priority not between -32768 and 32767 then 'a priority must be -32768 to 32767' end
+            )) c(problem)
             where c.problem is not null
             limit 1
         )
@@ -109,31 +112,14 @@ begin
             hint = 'Run `peers migrate` with the newer of the two versions, then start peers of that version.';
     end if;
     perform peers._check_joining(queues, kinds, lease_timeout);
-    -- writes only what has changed, so that it rarely waits for a session that has a kind's row locked
-    insert into peers.kind (kind, max_attempts, timeout, backoff_base, backoff_cap, declared_at)
-    select d.kind, d.max_attempts, d.timeout, d.backoff_base, d.backoff_cap, _now
-    from (
-        select distinct on (k.kind)
-               k.kind, coalesce(k.max_attempts, 5) as max_attempts, k.timeout,
-               coalesce(k.backoff_base, '1 second') as backoff_base, coalesce(k.backoff_cap, '1 hour') as backoff_cap
-        from jsonb_to_recordset(kinds)
-            k(kind text, max_attempts smallint, timeout interval, backoff_base interval, backoff_cap interval)
-        order by k.kind
-    ) d
-    left join peers.kind k on k.kind = d.kind
-    where (k.max_attempts, k.timeout, k.backoff_base, k.backoff_cap)
-          is distinct from (d.max_attempts, d.timeout, d.backoff_base, d.backoff_cap)
-    order by d.kind
-    on conflict (kind) do update
-    set max_attempts = excluded.max_attempts, timeout = excluded.timeout, backoff_base = excluded.backoff_base,
-        backoff_cap = excluded.backoff_cap, declared_at = excluded.declared_at;
-
+    perform peers._declare_kinds(kinds, _now);
     insert into peers.peer (host, pid, queues, kinds, lease_timeout, joined_at, heartbeat_at, healthy_since,
                             host_id, process_start, liveness_lock, version)
     values (left(host, 255), pid, queues,
             array(select distinct k ->> 'kind' from jsonb_array_elements(kinds) k order by 1),
             lease_timeout, _now, _now, peers._reachable_since(_now, lease_timeout),
-            process ->> 'host_id', (process ->> 'start')::bigint, process ->> 'lock', left(process ->> 'version', 100))
+            process ->> 'host_id', (process ->> 'start')::bigint, process ->> 'lock',
+            left(process ->> 'version', 100))
     returning id into _id;
     if process ->> 'host_id' is not null then
         perform peers._notify('joined');  -- the other peers of its host watch its process from now on
@@ -144,9 +130,9 @@ $$;
 
 comment on function peers.join is
     'Registers a peer process: its queues {"default": 8}, the kinds that it can run with their policies [{"kind", '
-    '"max_attempts", "timeout", "backoff_base", "backoff_cap"}], and its process: the version of the package, and what '
-    'other peers on its host need to recognize it {"version", "host_id", "start", "lock"}, all optional. Returns its '
-    'id.';
+    '"queue", "priority", "max_attempts", "timeout", "backoff_base", "backoff_cap"}], what other peers on its host '
+    'need to recognize its process, and the version of its package {"host_id", "start", "lock", "version"}. Returns '
+    'its id.';
 
 -- Returns whether a peer's leases are valid. A heartbeat can lie in the future after the clock was set back. It counts
 -- as a heartbeat of now, and reclaim corrects it (_correct_future_heartbeats).

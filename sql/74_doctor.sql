@@ -42,6 +42,17 @@ as $$
         'from ' || coalesce(host(_session.client_addr), 'this server')) || ')'
 $$;
 
+-- Returns the statements that end a session which is idle in a transaction, and prevent the next one. The role of a
+-- session that has been dropped meanwhile has no name.
+create or replace function peers._end_session_text(_session pg_stat_activity) returns text
+    language sql stable
+    set search_path = pg_catalog, peers, pg_temp
+as $$
+    select 'SELECT pg_terminate_backend(' || _session.pid || ');'
+        || coalesce(' to prevent it: ALTER ROLE ' || quote_ident(_session.usename)
+                    || ' SET idle_in_transaction_session_timeout = ''1min'';', '')
+$$;
+
 create or replace view peers.doctor_check as
 select substr(p.proname::text, length('_doctor_') + 1) as name,
        obj_description(p.oid, 'pg_proc') as question

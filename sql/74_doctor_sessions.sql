@@ -14,8 +14,7 @@ as $$
            || (select coalesce(sum(t.n_dead_tup), 0) from pg_stat_user_tables t where t.schemaname = 'peers')
            || ' dead rows now',
            case when a.state like 'idle in transaction%' then
-               format('SELECT pg_terminate_backend(%s); to prevent it: ALTER ROLE %I SET '
-                      'idle_in_transaction_session_timeout = ''1min'';', a.pid, a.usename)
+               peers._end_session_text(a)
            else format('wait for its end, or SELECT pg_cancel_backend(%s);', a.pid) end
     from pg_stat_activity a
     cross join lateral (select clock_timestamp() - a.xact_start as age) x
@@ -37,8 +36,7 @@ as $$
            peers._session_text(a) || ' has been idle in a transaction for '
            || peers._duration_text(clock_timestamp() - a.state_change) || ' and keeps locks on '
            || l.tables || ': a change of these tables, such as `peers migrate`, waits for it',
-           format('SELECT pg_terminate_backend(%s); to prevent it: ALTER ROLE %I SET '
-                  'idle_in_transaction_session_timeout = ''1min'';', a.pid, a.usename)
+           peers._end_session_text(a)
     from pg_stat_activity a
     cross join lateral (
         select string_agg(distinct 'peers.' || c.relname, ', ') as tables

@@ -19,10 +19,12 @@ as $$
                                                         or pg_has_role(r.oid, to_regrole('peers_submitter'), 'member')))
     )
     select s.name, s.value,
-           concat_ws(' in ', 'role ' || s.rolname, 'database ' || s.datname),
-           case when s.rolname is null then format('ALTER DATABASE %I RESET %s;', s.datname, s.name)
-                else format('ALTER ROLE %I', s.rolname) || coalesce(format(' IN DATABASE %I', s.datname), '')
-                     || format(' RESET %s;', s.name) end
+           coalesce(nullif(concat_ws(' in ', 'role ' || s.rolname, 'database ' || s.datname), ''), 'all roles'),
+           -- a setting of a role in all databases has no database, one of a database or of all roles has no role
+           format('ALTER %s RESET %s;',
+                  case when s.rolname is not null
+                       then 'ROLE ' || quote_ident(s.rolname) || coalesce(' IN DATABASE ' || quote_ident(s.datname), '')
+                       else coalesce('DATABASE ' || quote_ident(s.datname), 'ROLE ALL') end, s.name)
     from stored s
     union all
     select p.name, p.reset_val, 'the server or this connection',

@@ -135,27 +135,22 @@ $$;
 
 comment on function peers._doctor_peer_before_migration is 'Which peers run an older release than the schema?';
 
--- Peers of two versions are normal for as long as an upgrade lasts.
+-- A rolling upgrade is no finding while it goes on, so the last peer must have joined some time ago.
 create or replace function peers._doctor_version_skew(_older_than interval) returns setof peers.finding
     language sql stable security definer
     set search_path = pg_catalog, peers, pg_temp
 as $$
-    select 'note', 'version_skew', 'the peers',
-           format('live peers run different versions of the package: %s', string_agg(
-               format('%s (%s, such as process %s on host %s)', v.version,
-                      case when v.peers = 1 then '1 peer' else v.peers || ' peers' end, v.pid, v.host), '; '
-               order by v.first_joined_at)),
-           'finish the upgrade or take it back, on every host: TABLE peers.peer_status; then systemctl restart '
-           '''peers@*'''
+    select 'warning', 'version_skew', 'the fleet',
+           'live peers run several versions of the package: '
+           || string_agg(format('%s (%s, such as on %s)', v.version, v.peers, v.host), ', ' order by v.last_join desc),
+           'finish the upgrade: systemctl restart ''peers@*'' on the hosts of the older version'
     from (
-        select p.version, count(*) as peers, min(p.joined_at) as first_joined_at, min(p.pid) as pid,
-               (array_agg(p.host order by p.pid))[1] as host
+        select p.version, count(*) as peers, min(p.host) as host, max(p.joined_at) as last_join
         from peers.peer p
         where peers._is_alive(p, peers.now()) and p.version is not null
         group by p.version
-        order by first_joined_at desc limit 10
     ) v
-    having count(*) > 1 and max(v.first_joined_at) <= peers.now() - _older_than
+    having count(*) > 1 and max(v.last_join) <= peers.now() - _older_than
 $$;
 
 comment on function peers._doctor_version_skew is 'Do all live peers run the same version of the package?';

@@ -40,12 +40,12 @@ comment on column peers.running.progress_total is 'How much there is to do, as t
 comment on column peers.running.cancel_requested is 'Its peer was asked to stop it.';
 
 create or replace view peers.peer_status as
-select p.id as peer_id, p.host, p.pid, p.version, p.queues, p.kinds,
+select p.id as peer_id, p.host, p.pid, p.queues, p.kinds,
        (select coalesce(sum(l.open), 0) from peers.lease l where l.peer_id = p.id) as running,
        p.heartbeat_at as last_heartbeat,
        -- the same as peers._is_alive, which a reader may not call
        p.lost_at is null and p.heartbeat_at + p.lease_timeout > c.now as alive,
-       p.joined_at, p.lost_at, p.lost_because
+       p.joined_at, p.lost_at, p.lost_because, p.version
 from peers.peer p
 cross join (select peers.now() as now) c;
 
@@ -54,7 +54,6 @@ comment on view peers.peer_status is
 comment on column peers.peer_status.peer_id is 'Its identity, a new one at every start.';
 comment on column peers.peer_status.host is 'The host that it runs on.';
 comment on column peers.peer_status.pid is 'Its process id on that host.';
-comment on column peers.peer_status.version is 'The version of the package that it runs. Null: not known.';
 comment on column peers.peer_status.queues is 'The queues that it serves, each with its number of slots.';
 comment on column peers.peer_status.kinds is 'The kinds that it can run.';
 comment on column peers.peer_status.running is 'How many tasks it has claimed.';
@@ -64,6 +63,7 @@ comment on column peers.peer_status.joined_at is 'When it joined.';
 comment on column peers.peer_status.lost_at is 'When it was declared lost.';
 comment on column peers.peer_status.lost_because is
     'Why: its lease ended, or a peer on the same host saw that it had ended.';
+comment on column peers.peer_status.version is 'The version of the package that it runs. Null: not known.';
 
 -- Returns the kinds that have rows in ready. It jumps from one to the next in the primary key.
 create or replace function peers._ready_kinds() returns table (queue text, kind text)

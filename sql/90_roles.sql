@@ -38,7 +38,7 @@ begin
     grant usage on schema peers to peers_submitter, peers_worker, peers_operator, peers_reader;
     grant execute on function peers.contract_version(), peers.now()
         to peers_submitter, peers_worker, peers_operator, peers_reader;
-    grant execute on function peers.await_results(bigint[])
+    grant execute on function peers.await_results(bigint[]), peers.kind_defaults(text)
         to peers_submitter, peers_worker, peers_operator, peers_reader;
 
     -- A submitter inserts, and cannot set what the scheduler keeps. It may read the state of a task, but neither its
@@ -140,6 +140,7 @@ begin
     grant select on peers.doctor_check to peers_worker;
     grant execute on function peers.doctor(text[], interval),
         peers._duration_text(interval), peers._session_text(pg_stat_activity),
+        peers._end_session_text(pg_stat_activity),
         peers._doctor_trigger_disabled(interval), peers._doctor_foreign_trigger(interval),
         peers._doctor_index_invalid(interval), peers._doctor_index_hinders_hot(interval),
         peers._doctor_grants_missing(interval), peers._doctor_owner_differs(interval),
@@ -161,12 +162,12 @@ begin
         peers._doctor_sequence_position(interval), peers._doctor_no_peer(interval),
         peers._doctor_unrunnable_kind(interval), peers._doctor_expired_lease(interval),
         peers._doctor_late_heartbeat(interval), peers._doctor_lost_peer(interval),
-        peers._doctor_peer_before_migration(interval), peers._doctor_limit_shut(interval),
+        peers._doctor_peer_before_migration(interval), peers._doctor_version_skew(interval),
+        peers._doctor_limit_shut(interval),
         peers._doctor_paused_queue(interval), peers._doctor_paused_graph(interval),
         peers._doctor_held_children(interval), peers._doctor_late_schedule(interval),
         peers._doctor_failing_schedule(interval), peers._doctor_open_alert(interval),
-        peers._doctor_overdue_task(interval), peers._doctor_slow_cancel(interval),
-        peers._doctor_version_skew(interval)
+        peers._doctor_overdue_task(interval), peers._doctor_slow_cancel(interval)
         to peers_worker, peers_operator, peers_reader;
 end
 $$;

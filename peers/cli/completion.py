@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from peers.cli.parser import Parser, add_command
-from peers.errors import ConfigError
+from peers.errors import ConfigError, install_command
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -17,8 +17,10 @@ if TYPE_CHECKING:
 _SHELLS: Final = ("bash", "zsh", "fish")
 _EPILOGUE: Final = """\
 The script is static: it needs neither a database nor your app, and no Python when you press Tab.
-Print it again after an upgrade. For zsh, put it into a folder of $fpath under the name _peers. For
-fish: ~/.config/fish/completions/peers.fish. A new shell then uses it.
+Print it again after an upgrade. Put it into this file, whose folder must exist. For bash:
+~/.local/share/bash-completion/completions/peers, which the package bash-completion reads. For zsh:
+_peers in a folder of $fpath. For fish: ~/.config/fish/completions/peers.fish. A new shell then uses
+it. In bash without that package, put the second of these examples into ~/.bashrc.
 """
 
 
@@ -47,7 +49,7 @@ def script(shell: str) -> str:
         import shtab
     except ImportError:
         raise ConfigError(
-            "shell completion needs the package shtab", "Run: pip install 'peers[cli]'"
+            "shell completion needs the package shtab", f"Run: {install_command('cli')}"
         ) from None
     if shell not in shtab.SUPPORTED_SHELLS:
         raise ConfigError(
@@ -55,7 +57,7 @@ def script(shell: str) -> str:
         )
     parser = _every_command()
     for each in _parsers(parser):
-        _complete_files(each)
+        _describe_values(each)
     return str(shtab.complete(parser, shell))
 
 
@@ -86,10 +88,16 @@ def _commands(parser: Parser) -> Iterator[tuple[str, Parser]]:
             yield from list(action.choices.items())
 
 
-def _complete_files(parser: Parser) -> None:
-    """Complete the arguments that are paths."""
+def _describe_values(parser: Parser) -> None:
+    """Complete the arguments that are paths, and leave no colon in the name of a value.
+
+    A colon ends the name in zsh, which takes what follows for code.
+    """
     import shtab
 
     for action in parser.actions():
-        if action.type is Path:
+        if isinstance(action.metavar, str):
+            action.metavar = action.metavar.replace(":", ".")
+        forms = str(action.metavar).split("|")
+        if action.type is Path or "FILE" in forms:  # --model takes a file, a callable or a URL
             action.complete = shtab.FILE  # type: ignore[attr-defined]  # shtab reads it

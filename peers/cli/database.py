@@ -12,13 +12,13 @@ from peers.cli import output
 from peers.cli.exact_json import written
 from peers.cli.place import located
 from peers.client.transport import perform_text
-from peers.database import schema
+from peers.database import functions, schema
 from peers.database.backoff import Backoff
 from peers.database.connection import connect
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Collection, Iterator
 
     from peers.client.statements import Request
     from peers.database.connection import Connection
@@ -78,6 +78,21 @@ def perform(connection: Connection, request: Request[T], **exact: object) -> T:
     """
     document = written({**request.document, **exact})
     return persistently(perform_text, connection, request.statement, document)
+
+
+def perform_for_kind(
+    connection: Connection, request: Request[T], kind: str, given: Collection[str], **exact: object
+) -> T:
+    """Perform a submission; its queue and priority are the handler's unless they are given.
+
+    Says so if no peer has had a handler for the kind: it may be misspelt.
+    """
+    declared = functions.kind_defaults(connection, kind)
+    exact |= {name: value for name, value in declared.items() if name not in given}
+    result = perform(connection, request, **exact)
+    if not declared:
+        output.say(f'no peer has had a handler for kind "{kind}" yet: its tasks wait for one')
+    return result
 
 
 def persistently(

@@ -138,7 +138,7 @@ def _show(args: argparse.Namespace) -> int:
         "running": f"{found.running:,}",
         "waiting": f"{found.waiting:,}",
         "declared": origin_of(found, any_peer=any_peer),
-        "changed": f"{found.changed_at:{_TIME}}",
+        "changed": f"{found.changed_at.astimezone(UTC):{_TIME}} UTC",
     }
     for label, value in lines.items():
         if value:

@@ -16,7 +16,7 @@ from peers.cli.database import perform
 from peers.client import limit_operations, operations
 from peers.database import functions
 from peers.database.connection import is_connection_lost
-from peers.errors import PeersError
+from peers.errors import NotPermitted, PeersError
 from peers.spans import format_span
 
 if TYPE_CHECKING:
@@ -44,6 +44,8 @@ class Reading(NamedTuple):
     """How long the database took."""
     at: float
     """When it was read (monotonic)."""
+    is_denied: bool = False
+    """The role may not read it."""
 
 
 def read(connection: Connection, part: Part, timeout: float) -> Reading:
@@ -52,7 +54,7 @@ def read(connection: Connection, part: Part, timeout: float) -> Reading:
     Raises the error if the connection is lost.
     """
     began = time.monotonic()
-    found, problem = None, None
+    found, problem, is_denied = None, None, False
     try:
         with connection.transaction():
             connection.execute(_BOUNDS, [f"{timeout * 1000:.0f}"])
@@ -63,8 +65,9 @@ def read(connection: Connection, part: Part, timeout: float) -> Reading:
         if is_connection_lost(error):
             raise
         problem = str(error).strip().split("\n")[0]
+        is_denied = isinstance(error, NotPermitted | psycopg.errors.InsufficientPrivilege)
     ended = time.monotonic()
-    return Reading(found, problem, ended - began, ended)
+    return Reading(found, problem, ended - began, ended, is_denied)
 
 
 _BOUNDS: Final = """

@@ -74,7 +74,9 @@ def peers_table(peers: Sequence[Row]) -> Table:
                 peer["running"],
                 f"{span(peer['last_heartbeat_ago_seconds'])} ago",
                 span(peer["up_seconds"]),
-                ",".join(f"{name}={slots}" for name, slots in peer["queues"].parsed().items()),
+                ",".join(
+                    f"{name}={slots}" for name, slots in sorted(peer["queues"].parsed().items())
+                ),
                 len(peer["kinds"]),
             )
             for peer in peers

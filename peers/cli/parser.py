@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import re
 import shlex
 import shutil
 import sys
 from datetime import datetime, timedelta
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeAlias
 
 from peers.cli.exact_json import TooDeepError, exact
 from peers.spans import timedelta_of
-from peers.types import CONTRACT_VERSION, NAME_MAX_LENGTH, package_version
+from peers.types import CONTRACT_VERSION, NAME_MAX_LENGTH
+from peers.version import package_version
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -24,6 +27,9 @@ if TYPE_CHECKING:
 TIME_FORM: Final = "ISO 8601; without an offset: in this machine's time zone"
 
 _USAGE: Final = 2
+_WRONG_CHOICE: Final = re.compile(r"invalid choice: '([^']*)' \(choose from (.*)\)", re.DOTALL)
+_UNKNOWN_OPTION: Final = re.compile(r"unknown argument: (--[^ =]+)")
+_WORD: Final = re.compile(r"[-\w]+")
 _BIGINT_MAX: Final = (1 << 63) - 1
 
 
@@ -51,7 +57,17 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Print the message and exit with code 2."""
-        self.exit(_USAGE, f"peers: {message}\nhint: `{self.prog} --help` shows how.\n")
+        near = "".join(f"Did you mean {word}? " for word in self._nearest(message))
+        self.exit(_USAGE, f"peers: {message}\nhint: {near}`{self.prog} --help` shows how.\n")
+
+    def _nearest(self, message: str) -> list[str]:
+        """Return the word that a wrong one in a message comes near to, if there is one."""
+        if choice := _WRONG_CHOICE.search(message):
+            return get_close_matches(choice[1], _WORD.findall(choice[2]), 1)
+        if option := _UNKNOWN_OPTION.search(message):
+            known = [string for action in self._actions for string in action.option_strings]
+            return get_close_matches(option[1], known, 1)
+        return []
 
 
 def version() -> str:

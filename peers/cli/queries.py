@@ -39,8 +39,9 @@ def peers(connection: Connection) -> list[Row]:
     return rows(
         connection,
         """
-        select peer_id, host, pid, version, queues, kinds, running, alive, last_heartbeat,
+        select peer_id, host, pid, queues, kinds, running, alive, last_heartbeat,
                peers.now() - last_heartbeat as last_heartbeat_ago_seconds, joined_at, lost_at,
+               version,
                case when alive then peers.now() else last_heartbeat end - joined_at as up_seconds
         from peers.peer_status order by alive desc, host, pid""",
     )

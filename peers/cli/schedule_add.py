@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Final, get_args
 
-from peers.cli.database import connected, perform
+from peers.cli.database import connected, perform, perform_for_kind
 from peers.cli.parser import (
     TIME_FORM,
     add_command,
@@ -16,6 +16,7 @@ from peers.cli.parser import (
     name,
 )
 from peers.client import schedule_operations as operations
+from peers.errors import NotPermitted
 from peers.schedules import Misfire, Overlap
 
 if TYPE_CHECKING:
@@ -64,8 +65,14 @@ def register_add(group: Commands) -> None:
         "--args", type=json_object, metavar="JSON", default={},
         help="a JSON object (key=value adds to it)",
     )  # fmt: skip
-    tasks.add_argument("--queue", type=name, metavar="NAME", help='queue (default: "default")')
-    tasks.add_argument("--priority", type=int, metavar="N", help="smaller runs first")
+    tasks.add_argument(
+        "--queue", type=name, metavar="NAME",
+        help='queue (default: the handler\'s, or "default" if no peer has had one)',
+    )  # fmt: skip
+    tasks.add_argument(
+        "--priority", type=int, metavar="N",
+        help="smaller runs first (default: the handler's, or 100 if no peer has had one)",
+    )  # fmt: skip
     tasks.add_argument("--max-attempts", type=int, metavar="N", help="attempts of each task")
     tasks.add_argument("--timeout", type=duration, metavar="DURATION", help="of each attempt")
     policy = add.add_argument_group("policies")
@@ -107,9 +114,14 @@ def _add(args: argparse.Namespace) -> int:
     task_args = {**args.args, **key_values(args)}
     request = operations.add_schedule(args.name, args.kind, replace=args.replace, **given)
     with connected(args) as connection:
-        perform(connection, request, args=task_args)
-        times = next_times(connection, args.name, NEXT_SHOWN)
-    print(f'schedule "{args.name}" is {"set" if args.replace else "added"}; it is due next at')
+        perform_for_kind(connection, request, args.kind, given, args=task_args)
+        done = f'schedule "{args.name}" is {"set" if args.replace else "added"}'
+        try:
+            times = next_times(connection, args.name, NEXT_SHOWN)
+        except NotPermitted:  # a submitter may add it, and not read it
+            print(done)
+            return 0
+    print(f"{done}; it is due next at")
     for time in times:
         print(f"  {time:{TIME}}")
     return 0

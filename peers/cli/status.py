@@ -11,6 +11,7 @@ from peers.cli.limit_table import document_of, print_limits
 from peers.cli.overview_tables import Table, causes_table, peers_table, queues_table, running_table
 from peers.cli.parser import add_command, advice, version
 from peers.cli.problems import problems
+from peers.errors import NotPermitted
 
 if TYPE_CHECKING:
     import argparse
@@ -61,7 +62,10 @@ def _status(args: argparse.Namespace) -> int:
 
 
 def _look(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, str]]:
-    """Return what was read, and why parts could not be read."""
+    """Return what was read, and why parts could not be read.
+
+    Raises NotPermitted for a role that may not read queues: it may read nothing else either.
+    """
     limit = None if args.running else _SLOWEST
     parts: dict[str, overview.Part] = {
         **overview.PARTS,
@@ -72,6 +76,11 @@ def _look(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, str]]:
     with connected(args) as connection:
         for part, function in parts.items():
             reading = overview.read(connection, function, _TIMEOUT)
+            if part == "queues" and reading.is_denied:
+                raise NotPermitted(
+                    f'the role "{connection.info.user}" may not read the tables of Peers',
+                    "Connect as another role, or grant this one peers_reader or peers_operator.",
+                )
             if reading.problem is None:
                 found[part] = reading.found
             else:

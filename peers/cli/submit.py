@@ -6,7 +6,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING, Any, Final
 
-from peers.cli.database import connected, perform
+from peers.cli.database import connected, perform_for_kind
 from peers.cli.output import say
 from peers.cli.parser import (
     TIME_FORM,
@@ -85,13 +85,13 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         "--queue",
         type=name,
         metavar="NAME",
-        help='its queue (default: "default", whatever the handler declares)',
+        help='its queue (default: the handler\'s, or "default" if no peer has had one)',
     )
     group.add_argument(
         "--priority",
         type=int,
         metavar="N",
-        help="smaller runs first (default: 100, whatever the handler declares)",
+        help="smaller runs first (default: the handler's, or 100 if no peer has had one)",
     )
     when = group.add_mutually_exclusive_group()
     when.add_argument(
@@ -208,7 +208,7 @@ def _submit(args: argparse.Namespace) -> int:
     fields = options_document(args.kind, Options(**given))
     request = Request(submit_statement(fields), fields)
     with connected(args) as connection:
-        task_id = perform(connection, request, **exact)
+        task_id = perform_for_kind(connection, request, args.kind, given, **exact)
     print(task_id)
     if task_id.replaced:
         say(f"no new task: task {task_id} held the key and was replaced")

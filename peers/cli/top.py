@@ -17,7 +17,7 @@ from peers.cli.place import located
 from peers.cli.problems import problems
 from peers.cli.sampler import TIMEOUT, Sampler
 from peers.database import schema
-from peers.errors import ConfigError, DatabaseUnreachable
+from peers.errors import ConfigError, DatabaseUnreachable, install_command
 
 if TYPE_CHECKING:
     import argparse
@@ -161,7 +161,7 @@ def _console() -> Console:
     except ImportError:
         raise ConfigError(
             "`peers top` draws with the package rich, which is not installed",
-            "Install the extra: pip install 'peers[cli]'. `peers status` works without it.",
+            f"Install the extra: {install_command('cli')}. `peers status` works without it.",
         ) from None
     return Console(file=io.StringIO(), force_terminal=True, highlight=False)
 

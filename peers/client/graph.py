@@ -115,7 +115,7 @@ class GraphBuilder:
             with task.hinting_at_keywords(args, kwargs):
                 values = task.by_name(*args, **kwargs)
                 return self._add(task.kind, values, task.bound)
-        return self._add(kind_of(task), _only(args), options_from(kwargs))
+        return self._add(kind_of(task), _only(args), options_from(kwargs, beside_args=True))
 
     def _add(self, kind: str, values: Mapping[str, object], options: Options) -> Node:
         node = Node(self, str(len(self._documents) + 1))

@@ -35,7 +35,8 @@ def submit(
 
     Raises ArgsInvalid, BadTask, BadGraph.
     """
-    fields = document(kind_of(kind), {} if args is None else args, options_from(options))
+    options_given = options_from(options, beside_args=True)
+    fields = document(kind_of(kind), {} if args is None else args, options_given)
     return Request(statements.submit_statement(fields), fields)
 
 

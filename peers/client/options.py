@@ -153,12 +153,20 @@ class Options:
             )
 
 
-def options_from(fields: Mapping[str, Any], base: Options | None = None) -> Options:
-    """Return the options with these fields, and otherwise those of `base`. Raises BadTask."""
+def options_from(
+    fields: Mapping[str, Any], base: Options | None = None, *, beside_args: bool = False
+) -> Options:
+    """Return the options with these fields, and otherwise those of `base`.
+
+    beside_args: they follow a dict with the args of the task. Raises BadTask.
+    """
     known = [field.name for field in dataclasses.fields(Options)]
     for name in fields:
         if name not in known:
-            raise BadTask(f'there is no option "{name}"', f"The options are {', '.join(known)}.")
+            hint = f"The options are {', '.join(known)}."
+            if beside_args:
+                hint = f'If it is an arg of the task, pass it in the dict: {{"{name}": …}}. {hint}'
+            raise BadTask(f'there is no option "{name}"', hint)
     return Options(**fields) if base is None else replace(base, **fields)
 
 

@@ -72,8 +72,8 @@ def join(
 ) -> UUID:
     """Add a peer, with the slots of its queues and the policies of its kinds, and return its id.
 
-    process: the `version` of the package; and `host_id`, `start` and `lock`, by which peers on the
-    same host recognize the process.
+    process: `host_id`, `start` and `lock`, by which peers on the same host recognize its process,
+    and the `version` of its package.
     Raises ContractMismatch if the database has another version of the contract.
     """
     identity: UUID = _value(
@@ -294,6 +294,12 @@ def unrunnable(connection: Connection) -> list[Unrunnable]:
     """Return the kinds with ready tasks in a queue that no live peer can run."""
     rows = _rows(connection, "select * from peers.unrunnable()", binary=True)
     return list(map(Unrunnable._make, rows))
+
+
+def kind_defaults(connection: Connection, kind: str) -> dict[str, Any]:
+    """Return the queue and priority that the handler of a kind declares; {}: none is known."""
+    declared: dict[str, Any] = _value(connection, "select peers.kind_defaults(%s)", kind)
+    return declared
 
 
 def contract_version(connection: Connection) -> int:

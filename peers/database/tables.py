@@ -198,7 +198,6 @@ peer_status: Final = Table(
     Column("peer_id", Uuid, primary_key=True),
     Column("host", Text),
     Column("pid", Integer),
-    Column("version", Text),
     Column("queues", JSONB),
     Column("kinds", ARRAY(Text)),
     Column("running", BigInteger),
@@ -207,6 +206,7 @@ peer_status: Final = Table(
     Column("joined_at", _TIME),
     Column("lost_at", _TIME),
     Column("lost_because", Text),
+    Column("version", Text),
 )
 
 action: Final = Table(

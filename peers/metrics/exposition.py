@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
-from peers.errors import ConfigError
+from peers.errors import ConfigError, install_command
 from peers.metrics import catalog
 from peers.metrics.counts import Counts
 from peers.metrics.gauges import Gauges
@@ -23,7 +23,7 @@ def require_library() -> None:
     except ImportError:
         raise ConfigError(
             "metrics_listen needs the library prometheus-client",
-            "Install the extra: pip install 'peers[metrics]'.",
+            f"Install the extra: {install_command('metrics')}",
         ) from None
 
 

@@ -18,7 +18,8 @@ from peers.peer.leases import Leases
 from peers.peer.state import PeerState
 from peers.peer.witness import register_process, unregister_process
 from peers.settings import Settings
-from peers.types import CONTRACT_VERSION, KindPolicy, package_version
+from peers.types import CONTRACT_VERSION, KindPolicy
+from peers.version import package_version
 
 _LAST_CONNECT_SECONDS: Final = 2.0
 _LAST_REPLY_SECONDS: Final = 1.0
@@ -118,10 +119,18 @@ class Membership:
         settings, kinds = self._settings, self._leases.pool.kinds
         joined_at, host, pid = boottime(), socket.gethostname(), os.getpid()
         policies = [
-            KindPolicy(k.kind, k.max_attempts, k.timeout, k.backoff_base, k.backoff_cap)
+            KindPolicy(
+                k.kind,
+                k.max_attempts,
+                k.timeout,
+                k.backoff_base,
+                k.backoff_cap,
+                k.queue,
+                k.priority,
+            )
             for k in kinds.values()
         ]
-        process = {"version": package_version(), **(register_process() or {})}
+        process = {**(register_process() or {}), "version": package_version()}
         peer_id = self._connection.do(
             lambda c: functions.join(
                 c, host, pid, settings.queues, policies, settings.lease_timeout, process=process

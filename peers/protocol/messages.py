@@ -18,6 +18,7 @@ from typing import Final
 import msgspec
 
 from peers.protocol.started_marks import UNMARKED
+from peers.types import DEFAULT_PRIORITY, DEFAULT_QUEUE
 
 # Each message starts with a mark and its length. What user code writes into a wrong descriptor has
 # no mark, so it is not taken for a length.
@@ -92,6 +93,8 @@ class KindDeclared(msgspec.Struct, array_like=True, frozen=True):
     batch_wait: float = 0.0
     keep_log: str = ""
     """Whose logs are kept: of "failed" attempts, or "always"; empty: none."""
+    queue: str = DEFAULT_QUEUE
+    priority: int = DEFAULT_PRIORITY
 
 
 class Frame(msgspec.Struct, array_like=True, frozen=True):

@@ -97,6 +97,8 @@ class InlinePeer:
                 None if handler.timeout is None else handler.timeout.total_seconds(),
                 handler.backoff.total_seconds(),
                 handler.backoff_cap.total_seconds(),
+                handler.queue,
+                handler.priority,
             )
             for handler in kinds
         ]

@@ -13,6 +13,7 @@ from peers.client.submission import plain_json
 from peers.client.targets import is_async_target
 from peers.client.transport import perform_in, perform_in_async
 from peers.errors import BadArgument
+from peers.handlers import registry
 from peers.testing import active
 from peers.testing.databases import Database
 from peers.testing.inline import TaskRun
@@ -246,7 +247,7 @@ def _other_kinds(kind: str, everything: list[Any]) -> list[str]:
         "other kinds: " + ", ".join(f"{name} ({number})" for name, number in sorted(counts.items()))
     ]
     near = get_close_matches(kind, counts, 1)
-    if near:
+    if near and kind not in registry():  # a kind that has a handler is not misspelt
         lines.append(f"did you mean {near[0]!r}?")
     return lines
 

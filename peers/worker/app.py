@@ -25,7 +25,11 @@ def import_app(app: str) -> ImportFailed | None:
         has_own_frames = keep_own_frames(error)
         described = describe(error)
         trace = described.traceback if has_own_frames else None
-        return ImportFailed(f"{described.error_type}: {described.message}", trace or "")
+        reason = f"{described.error_type}: {described.message}"
+        if isinstance(error, ModuleNotFoundError) and app.endswith(".py"):
+            name = app.removesuffix(".py").replace("/", ".")
+            reason += f". Name the module, {name}, not its file"
+        return ImportFailed(reason, trace or "")
     # the app's own objects stay, so garbage collections in handlers should not visit them
     gc.collect()
     gc.freeze()
@@ -45,6 +49,8 @@ def declared_kinds() -> list[KindDeclared]:
             batch_size=handler.batch_size,
             batch_wait=handler.batch_wait.total_seconds(),
             keep_log=handler.keep_log,
+            queue=handler.queue,
+            priority=handler.priority,
         )
         for handler in registry().values()
     ]

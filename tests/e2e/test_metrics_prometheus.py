@@ -97,6 +97,8 @@ def test_every_rule_is_tested() -> None:
     promtool = binary("promtool")
     assert promtool is not None
     subprocess.run([promtool, "check", "rules", RULES], check=True, capture_output=True)
+    example = RULES.parent / "prometheus.yml"
+    subprocess.run([promtool, "check", "config", example], check=True, capture_output=True)
     file = RULES.with_name("peers.rules.test.yml")
     done = subprocess.run(
         [promtool, "test", "rules", file.name], cwd=file.parent, capture_output=True, text=True,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import pytest
@@ -99,6 +100,7 @@ def test_list_and_show(here: Here, db: Connection) -> None:
     assert [part.split() for part in shown.splitlines()[-3:]] == [
         ["KEY", "RUNNING", "WAITING"], ["7", "0", "4"], ["8", "0", "1"],
     ]  # fmt: skip
+    assert re.search(r"changed  +[-0-9]+ [:0-9]+ UTC\n", shown)
     document = here("limit", "show", "stripe", "--keys", "1", "--json").document
     assert [key["key"] for key in document["keys"]] == ["7"]
     assert (document["waiting"], document["shut"], document["origin"]) == (5, False, "no")

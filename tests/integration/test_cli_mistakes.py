@@ -44,6 +44,10 @@ PREDICT = ["predict", "--model", "m:f", "--input", "status", "--output", "o.csv"
     ("words", "parts"),
     [
         (["frobnicate"], ["invalid choice", "peers --help"]),
+        (["staus"], ["invalid choice", "Did you mean status?"]),
+        (["dead", "retyr"], ["invalid choice", "Did you mean retry?"]),
+        (["schedule", "add", "s", "a", "--every", "1h", "--misfire", "lastest"], ["mean latest?"]),
+        (["submit", "a", "--qeue", "mail"], ["unknown argument: --qeue", "mean --queue?"]),
         (["status", "--frob"], ["unknown argument: --frob", "peers status --help"]),
         (["status", "extra"], ["unknown argument: extra"]),
         (["explain", "abc"], ["a task id is a number", '"abc"']),
@@ -208,6 +212,14 @@ def test_a_missing_schema_names_the_remedy(empty_database_url: str, words: list[
     complains(peers(*words, url=empty_database_url), 78, "peers migrate")
 
 
+def test_a_missing_function_names_the_remedy(database_url: str, db: Connection) -> None:
+    """And not what Postgres supposes: casts."""
+    db.execute("drop function peers.kind_defaults")
+    complains(
+        peers("submit", "a", url=database_url), 78, "kind_defaults", "hint: Run `peers migrate`"
+    )
+
+
 def test_a_role_without_rights_is_told(database_url: str, db: Connection) -> None:
     """The role and what it lacks, not a stack."""
     [row] = db.execute("select 'u_' || md5(random()::text) as name")
@@ -216,7 +228,7 @@ def test_a_role_without_rights_is_told(database_url: str, db: Connection) -> Non
     try:
         url = f"{database_url} user={role} password=x"
         found = peers("status", url=url)
-        complains(found, 78, "permission denied for schema peers", "peers_… roles")
+        complains(found, 78, "permission denied for schema peers", "peers_reader")
     finally:
         db.execute(f"drop role {role}")
 
@@ -256,6 +268,7 @@ def test_values_out_of_bounds_name_the_bound(
 
 APPS = {
     "no.such.app": ({}, ["ModuleNotFoundError: No module named 'no'"]),
+    "shop/tasks.py": ({}, ["ModuleNotFoundError", "Name the module, shop.tasks, not its file"]),
     "raises": ({"raises.py": "def f():\n    1 / 0\n\nf()\n"},
                ["ZeroDivisionError", "raises.py", "line 4", "line 2"]),
     "nested": ({"nested.py": "import inner\n", "inner.py": "import no_such_library\n"},
@@ -304,7 +317,7 @@ def test_an_app_that_cannot_be_imported_is_a_wrong_setting(
         assert part in found.err, found.err
     for other in ("importlib", "peers/worker", "runpy"):
         assert other not in found.err, found.err
-    assert ("Traceback" in found.err) == (app not in ("no.such.app", "wrong"))
+    assert ("Traceback" in found.err) == (app not in ("no.such.app", "wrong", "shop/tasks.py"))
 
 
 def test_a_peer_without_an_app_is_told(database_url: str) -> None:

@@ -116,6 +116,14 @@ def test_a_reader_may_look(database_url: str, db: Connection, words: list[str]) 
     assert found.document.get("unread", {}) == {}
 
 
+def test_a_submitter_is_told_once_that_it_may_not_look(database_url: str) -> None:
+    """And which role may; each part would say the same."""
+    found = peers("status", url=make_conninfo(database_url, options="-c role=peers_submitter"))
+    assert (found.code, found.out) == (78, "")
+    assert "may not read the tables of Peers\nhint: " in found.err
+    assert "peers_reader or peers_operator" in found.err
+
+
 def test_an_operator_may_act_in_bulk(database_url: str, db: Connection) -> None:
     """Retry, discard and cancel by a filter."""
     mixed(db)

@@ -6,8 +6,10 @@ import json
 from typing import TYPE_CHECKING
 
 import pytest
+from psycopg.conninfo import make_conninfo
 
 from peers.cli.output import WIDTH
+from peers.types import KindPolicy
 from tests.support.cli import Answer, Here
 from tests.support.schedules import fire, refuse_kind, set_clock
 from tests.support.world import Peer
@@ -59,6 +61,44 @@ def test_a_schedule_is_added_with_its_next_times(here: Here, db: Connection) -> 
         row[name].total_seconds() for name in ("timeout", "catch_up", "jitter", "expect_within")
     ]
     assert seconds == [300, 7200, 30, 3600]
+
+
+def test_a_submitter_adds_a_schedule_that_it_may_not_read(
+    here: Here, db: Connection, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is told that it is added, without the times."""
+    url = make_conninfo(database_url, options="-c role=peers_submitter")
+    monkeypatch.setenv("PEERS_DATABASE_URL", url)
+    assert add(here) == 'schedule "nightly" is added\n'
+    assert db.execute("select name from peers.schedule").fetchall() == [{"name": "nightly"}]
+
+
+@pytest.mark.parametrize(
+    ("verb", "table"),
+    [(("submit", "etl.extract"), "task"), (("schedule", "add", "s", "etl.extract"), "schedule")],
+)
+def test_a_kind_brings_its_queue_and_priority(
+    here: Here, db: Connection, verb: tuple[str, ...], table: str
+) -> None:
+    """Those that its handler declares, as in Python, once a peer has had it. Options win."""
+    when = ("--every", "1h", "--replace") if table == "schedule" else ()
+
+    def went_to(*options: str, is_known: bool = True) -> tuple[str, int]:
+        answer = here(*verb, *when, *options)
+        done(answer)
+        assert ('no peer has had a handler for kind "etl.extract"' in answer.err) != is_known
+        row = db.execute(
+            f"select * from peers.{table} order by created_at desc".encode()
+        ).fetchone()
+        assert row is not None
+        return row["queue"], row["priority"]
+
+    assert went_to(is_known=False) == ("default", 100)
+    policy = KindPolicy("etl.extract", queue="etl", priority=7).as_json()
+    Peer.join(db, queues=("etl",), policies=[{**policy}])
+    assert went_to() == ("etl", 7)
+    assert went_to("--priority", "9") == ("etl", 9)
+    assert went_to("--queue", "default") == ("default", 7)
 
 
 def test_a_malformed_schedule_is_refused_with_an_example(here: Here) -> None:

@@ -15,7 +15,7 @@ import pytest
 
 from peers.cli import GROUPS, load
 from peers.cli.parser import Parser
-from tests.support.cli import PATIENCE, PROJECT, command, environment, state, submit, until
+from tests.support.cli import PATIENCE, PROJECT, command, environment, join, state, submit, until
 
 if TYPE_CHECKING:
     from tests.support.server import Connection
@@ -37,6 +37,7 @@ def test_commands_do_their_work_with_closed_streams(
     database_url: str, db: Connection, streams: tuple[str, ...]
 ) -> None:
     """The task is submitted, nothing is complained about, and the result goes where it can."""
+    join(db, "a")
     done = subprocess.run(
         with_closed(streams, "submit", "a"), env=environment(database_url), capture_output=True,
         timeout=PATIENCE, check=False,

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from functools import partial
 from typing import TYPE_CHECKING
@@ -222,5 +223,5 @@ def test_without_rich_it_says_what_to_install(
     monkeypatch.setitem(__import__("sys").modules, "rich.console", None)
     monkeypatch.setattr("peers.cli.terminal.is_usable", lambda: True)
     found = here("top")
-    assert (found.code, "pip install 'peers[cli]'" in found.err) == (78, True)
+    assert (found.code, f"{sys.executable} -m pip install 'peers[cli]'" in found.err) == (78, True)
     assert "peers status" in found.err

@@ -27,6 +27,9 @@ _CASES = [
     ("peers dead list --ki", {"--kind"}),
     ("peers predict sta", {"status"}),
     ("peers predict --mod", {"--model"}),
+    ("peers run --config /proc/cmdlin", {"/proc/cmdline"}),
+    ("peers predict --model /proc/cmdlin", {"/proc/cmdline"}),
+    ("peers predict --output /proc/cmdlin", {"/proc/cmdline"}),
 ]
 
 

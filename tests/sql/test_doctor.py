@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
 
 from peers.embedded import throwaway
 from tests.support.cli import until
@@ -65,6 +66,52 @@ def test_a_check_finds_its_fault_and_nothing_in_a_healthy_database(
         assert len(found["sentence"]) > 20
         assert found["subject"]
         assert found["remedy"]
+
+
+@pytest.fixture(scope="module")
+def own_server() -> Iterator[Connection]:
+    """A server whose roles and settings no other test sees."""
+    with throwaway() as postgres, open_connection(postgres.url()) as db:
+        for file in sql_files():
+            db.execute(file.read_bytes())
+        run(db, "create role app login in role peers_submitter")
+        yield db
+
+
+@pytest.mark.parametrize(
+    ("target", "place"),
+    [
+        ("role app", "role app"),
+        ("role app in database {}", "role app in database {}"),
+        ("database {}", "database {}"),
+        ("role all", "all roles"),
+    ],
+)
+def test_a_setting_is_found_wherever_it_is_stored(
+    own_server: Connection, target: str, place: str
+) -> None:
+    """And its remedy removes it. No check of settings fails because of it."""
+    database = own_server.info.dbname
+    run(own_server, f"alter {target.format(database)} set statement_timeout = '500ms'")
+    [found] = doctor(own_server, "session_timeout")
+    others = names(doctor(own_server))
+    match = SQL_FIRST.match(found["remedy"])
+    assert match is not None
+    run(own_server, match[0])
+    assert found["subject"] == place.format(database)
+    assert doctor(own_server, "session_timeout") == []
+    assert "check_not_made" not in others
+
+
+def test_a_session_whose_role_is_dropped_is_found(own_server: Connection) -> None:
+    """Nothing is left to alter, but the session can be ended."""
+    run(own_server, "create role leaver login superuser")
+    leaver = make_conninfo(own_server.info.dsn, user="leaver")
+    with open_connection(leaver) as session, session.transaction():
+        run(session, "lock table peers.task in access share mode")
+        run(own_server, "drop role leaver")
+        [found] = doctor(own_server, "idle_in_transaction", older_than=AT_ONCE)
+        assert found["remedy"] == f"SELECT pg_terminate_backend({session.info.backend_pid});"
 
 
 def test_every_check_has_a_fault_that_it_finds(db: Connection) -> None:
@@ -145,15 +192,14 @@ def test_a_submitter_may_not_examine(db: Connection) -> None:
 
 
 def test_a_rolling_upgrade_is_no_finding(db: Connection, database_url: str) -> None:
-    """Unless it lasts. A peer of a client that does not say its version is no sign of one."""
+    """It is one once no peer has joined for a while. A peer without a version is no sign of one."""
     with planted(Ground(database_url, db), "version_skew"):
         Peer.join(db, host="host-c")
         assert doctor(db, "version_skew") == []
         [found] = doctor(db, "version_skew", older_than=AT_ONCE)
-        assert "0.2.0" in found["sentence"]
-        assert "host-b" in found["sentence"]
+        assert "1.0 (1, such as on h)" in found["sentence"]
         assert "host-c" not in found["sentence"]
-        run(db, "update peers.peer set version = '0.3.0'")
+        run(db, "update peers.peer set version = '1.1'")
         assert doctor(db, "version_skew", older_than=AT_ONCE) == []
 
 

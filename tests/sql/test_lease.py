@@ -378,6 +378,9 @@ ABSURD_POLICIES: dict[str, dict[str, object]] = {
     "too many attempts": {"max_attempts": 1001},
     "a timeout of 31 days": {"timeout": "31 days"},
     "a timeout of nothing": {"timeout": "0 s"},
+    "a queue without a name": {"queue": ""},
+    "a queue with too long a name": {"queue": "q" * 201},
+    "a priority of 16 bits and one": {"priority": 32768},
     "a kind without a name": {"kind": ""},
     "a kind with too long a name": {"kind": "k" * 201},
 }
@@ -400,10 +403,12 @@ def test_an_infinite_policy_is_refused(world: World) -> None:
     assert refused.value.sqlstate in ("PE009", "22007")  # 22007: no such interval before 17
 
 
-@pytest.mark.parametrize("column_name", ["max_attempts", "timeout", "backoff_base", "backoff_cap"])
+@pytest.mark.parametrize(
+    "column_name", ["queue", "max_attempts", "timeout", "backoff_base", "backoff_cap"]
+)
 def test_a_policy_out_of_bounds_cannot_be_written_by_hand(db: Connection, column_name: str) -> None:
     """The table's own constraints hold for its owner too."""
-    wrong = "0" if column_name == "max_attempts" else "interval '100000000 years'"
+    wrong = {"queue": "''", "max_attempts": "0"}.get(column_name, "interval '100000000 years'")
     run(db, "insert into peers.kind (kind) values ('a')")
     with pytest.raises(psycopg.errors.CheckViolation):
         run(db, f"update peers.kind set {column_name} = {wrong}")
@@ -419,9 +424,15 @@ def test_queues_that_are_no_object_are_refused(db: Connection, queues: str) -> N
 
 def test_the_last_declaration_of_a_kind_wins(world: World) -> None:
     """A new release of an application brings its new policy."""
-    world.peer(policies=[{"kind": "a", "max_attempts": 3}])
-    world.peer(policies=[{"kind": "a", "max_attempts": 9}])
-    assert column(world.db, "select max_attempts from peers.kind") == [9]
+    old = {"queue": "q", "priority": 1, "max_attempts": 3, "timeout": "1 s", "backoff_base": "2 s",
+           "backoff_cap": "3 s"}  # fmt: skip
+    new = {"queue": "r", "priority": 2, "max_attempts": 4, "timeout": "2 s", "backoff_base": "3 s",
+           "backoff_cap": "4 s"}  # fmt: skip
+    world.peer(policies=[{"kind": "a", **old}])
+    for name, declared in new.items():
+        world.peer(policies=[{"kind": "a", **old, name: declared}])
+        [kind] = rows(world.db, f"select {name}::text from peers.kind")
+        assert kind[name].removeprefix("00:00:0") == str(declared).removesuffix(" s")
 
 
 def test_a_release_says_why_a_task_was_stopped(db: Connection, peer: Peer) -> None:

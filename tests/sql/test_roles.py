@@ -89,8 +89,9 @@ VERBS = {
     "doctor": "select * from peers.doctor()",
     "contract_version": "select peers.contract_version()",
     "now": "select peers.now()",
+    "kind_defaults": "select peers.kind_defaults('a')",
 }
-EVERYBODY = {"contract_version", "now"}
+EVERYBODY = {"contract_version", "now", "kind_defaults"}
 METRICS = {"gauges", "counters", "throughput", "histogram"}
 SUBMITTING = {"submit", "submit_graph", "submit_unique", "submit_many_unique", "add_schedule"}
 PEER = {
@@ -134,8 +135,8 @@ TABLES = (
 
 
 HELPERS_OF_CHECKS = (
-    "_duration_text", "_session_text", "_setting_interval", "_starting_settings",
-    "_vacuum_triggers",
+    "_duration_text", "_end_session_text", "_session_text", "_setting_interval",
+    "_starting_settings", "_vacuum_triggers",
 )  # fmt: skip
 
 

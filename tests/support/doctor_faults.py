@@ -420,6 +420,18 @@ def late_heartbeat(ground: Ground) -> None:
 
 
 @fault
+def version_skew(ground: Ground) -> None:
+    """An upgrade stopped halfway."""
+    for version in ("1.0", "1.1"):
+        run(
+            ground.db,
+            "select peers.join('h', 1, '{\"default\": 1}', '[]', '30 s', peers.contract_version(),"
+            " jsonb_build_object('version', %s::text))",
+            version,
+        )
+
+
+@fault
 def late_schedule(ground: Ground) -> None:
     """A peer lives, and does not fire."""
     add_schedule(ground.db, "late", every="1 min")
@@ -510,14 +522,6 @@ def unrunnable_kind(ground: Ground) -> None:
     """The live peer's code is older than the task."""
     Peer.join(ground.db, "a")
     submit(ground.db, "b")
-
-
-@fault
-def version_skew(ground: Ground) -> None:
-    """An upgrade has left out a host."""
-    for host, version in (("host-a", "0.2.0"), ("host-b", "0.3.0")):
-        peer = Peer.join(ground.db, host=host)
-        run(ground.db, "update peers.peer set version = %s where id = %s", version, peer.id)
 
 
 SERVER_FAULTS: Final = {

@@ -29,7 +29,7 @@ class Point:
     y: Decimal
 
 
-@task("pid")
+@task("pid", queue="default", priority=7, max_attempts=2, timeout="1m", backoff="2s")
 def pid() -> int:
     """Return the process of the worker."""
     return os.getpid()

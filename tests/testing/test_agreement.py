@@ -74,3 +74,23 @@ def test_inline_a_drain_and_a_peer_agree(database: Database) -> None:
     assert [recorded(database, each) for each in in_drain] == expected
 
     assert [inline(task, args) for task, args in _CASES] == expected
+
+
+def test_a_drain_and_a_peer_declare_the_same_about_a_kind(database: Database) -> None:
+    """What its decorator says, for those who submit by its name."""
+
+    def declared() -> list[tuple[Any, ...]]:
+        with database.connect() as connection:
+            return connection.execute(
+                "delete from peers.kind returning kind, queue, priority, max_attempts, timeout,"
+                " backoff_base, backoff_cap"
+            ).fetchall()
+
+    app.pid.submit()
+    with running_peer(_APP, queues={"default": 1}) as peer:
+        peer.wait_until_idle("60s")
+    by_a_peer = declared()
+    drain(kinds=[each[0] for each in by_a_peer])
+    assert sorted(by_a_peer) == sorted(declared())
+    [pid] = [each for each in by_a_peer if each[0] == "pid"]
+    assert pid[1:4] == ("default", 7, 2)

@@ -79,6 +79,13 @@ def test_a_message_shows_too_many_and_other_kinds() -> None:
     with pytest.raises(BadArgument, match=r"no field 'que'.*queue"):
         assert_submitted("mail.send", que="mail")
 
+    @task("mail.sent")
+    def sent() -> None: ...
+
+    with pytest.raises(AssertionError) as raised:
+        assert_submitted(sent)
+    assert "did you mean" not in str(raised.value)
+
 
 @pytest.mark.usefixtures("database")
 def test_more_tasks_than_one_page_are_found() -> None:

@@ -176,6 +176,25 @@ def test_a_type_of_a_function_around_it_is_known() -> None:
         assert settled(handler).load_args({"thing": {"n": 3}})["thing"].n == 3
 
 
+def test_a_variable_that_is_not_assigned_yet_is_no_fault_of_an_annotation() -> None:
+    """Such as the name of the handler itself, or of a function that is defined below."""
+
+    class Local(pydantic.BaseModel):
+        n: int
+
+    def handler(thing: Local, more: int | None = None) -> object:
+        return helper, handler, Local, thing, more
+
+    with warnings.catch_warnings(action="error"):
+        early = Handler(KIND, handler)  # as the decorator does: `helper` has no value
+        early.resolve()
+    helper = None
+    with pytest.raises(ArgsInvalid, match="thing"):
+        early.dump_args({"thing": {"n": "x"}})
+    with pytest.raises(ArgsInvalid, match="more"):
+        early.dump_args({"thing": {"n": 1}, "more": "x"})
+
+
 @pytest.mark.parametrize("text", ["\0", "\ud800", "a\udfff"])
 @pytest.mark.parametrize("name", ["kind", "queue"])
 def test_a_name_that_no_database_holds_is_refused_when_it_is_declared(name: str, text: str) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from peers.cli.exact_json import Json
 from peers.cli.overview import NOTHING, queue_rows
-from peers.cli.overview_tables import rate, rounded
+from peers.cli.overview_tables import peers_table, rate, rounded
 from peers.cli.top_layout import HEADING, View, lines
 
 SECOND = timedelta(seconds=1)
@@ -65,6 +65,13 @@ def view(size: int, problems: int, **options: Any) -> View:
         old=options.pop("old", {}), trouble=options.pop("trouble", None), keys="q: quit",
         problems=[f"problem {n} that takes {'many words ' * 9}" for n in range(problems)],
     )  # fmt: skip
+
+
+def test_the_queues_of_a_peer_come_by_name() -> None:
+    """The database sorts the keys of an object by their length."""
+    [peer] = found(1)["peers"]
+    [row] = peers_table([{**peer, "queues": Json('{"media": 2, "default": 4}')}]).rows
+    assert "default=4,media=2" in row
 
 
 @pytest.mark.parametrize("size", [0, 1, 9])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 
-from peers.errors import PeersError
+from peers.errors import PeersError, install_command
 
 
 def require_extra() -> None:
@@ -12,5 +12,5 @@ def require_extra() -> None:
     if importlib.util.find_spec("pyarrow") is None:  # importing it would be slow
         raise PeersError(
             "predictions need packages that are not installed, such as pyarrow",
-            "Install the extra: pip install 'peers[predict]'.",
+            f"Install the extra: {install_command('predict')}",
         )
