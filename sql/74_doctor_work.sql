@@ -1,4 +1,4 @@
--- Checks of peers.doctor: peers, and tasks that do not get on.
+-- Checks of peers.doctor: peers, and tasks that wait although they should not.
 
 -- Returns the text as one word of a shell command.
 create or replace function peers._shell_word(_text text) returns text
