@@ -11,17 +11,17 @@
 --               state. peers.submit and peers.submit_graph (which sorts the graph first) do the same in one call.
 --   14, 23, 26  unique keys: a submission keeps, replaces or debounces the task that holds its key. Only
 --               submissions and maintenance read or write the row of a key.
---   28          limits: what a row of peers.limit may say, and where tasks wait that are under limits.
+--   28, 29      limits: what a row of peers.limit may say, and where tasks wait that are under limits.
 --   30, 35      dependencies. An INSERT into peers.dependency makes a child wait. A trigger counts its parents in
 --               pending_parents and refuses cycles. When parents end, another trigger counts down; a child whose
 --               count reaches 0 becomes ready.
---   40, 45      a peer joins, sends heartbeats, and claims ready tasks with FOR UPDATE SKIP LOCKED. Each claim is one
---               lease with a random token. The peer's heartbeat renews all of its leases.
+--   39, 40      a peer declares its kinds, joins, and sends heartbeats, which renew all of its leases.
 --   42          a peer sees that another one on its host has ended. It declares it lost and releases unstarted tasks.
---   47, 48      limited tasks: a claim looks for keys that have room, locks them, and counts again from the leases.
---   50, 55      an outcome is recorded only from the peer that holds the lease, under its token: the task completes, or
+--   44 to 46    a peer claims ready tasks with FOR UPDATE SKIP LOCKED. Each claim is one lease with a random token.
+--   47 to 49    limited tasks: a claim looks for keys that have room, locks them, and counts again from the leases.
+--   50 to 55    an outcome is recorded only from the peer that holds the lease, under its token: the task completes, or
 --               its attempt fails and the task is retried (backoff with full jitter), dies, or is cancelled.
---   57          a task that was not run becomes ready again: its peer released it, or another peer reclaimed it from
+--   56, 57      a task that was not run becomes ready again: its peer released it, or another peer reclaimed it from
 --               a peer whose heartbeat expired.
 --   58, 59      cooldowns for external systems, which shut the limit of their name; promotion of scheduled tasks that
 --               are due.

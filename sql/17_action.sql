@@ -28,7 +28,9 @@ comment on column peers.action.role is 'The database role that the session logge
 comment on column peers.action.client is 'The session''s application_name.';
 comment on column peers.action.host is 'The address that the session came from. Null: a local socket.';
 comment on column peers.action.verb is 'The name of the function, such as retry_dead.';
-comment on column peers.action.target is 'What it was called for: a filter, a queue, a graph, a limit or a schedule.';
+comment on column peers.action.target is
+    'What it was called for: a filter, a queue, a graph, a limit or a schedule. Of the ids of a filter it has the '
+    'first 10; more_ids says how many more there were.';
 comment on column peers.action.tasks is 'How many tasks it changed. Null: it is not about single tasks.';
 comment on column peers.action.children is
     'How many descendants were affected: those that a retry allows to run, or that were cancelled as well.';

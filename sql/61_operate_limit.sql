@@ -92,7 +92,7 @@ end
 $$;
 
 comment on function peers.shut_limit is
-    'Shuts a limit: no task under it starts before this time. Tasks that run go on. It replaces an earlier time, and '
+    'Shuts a limit: no task under it starts before this time. Running tasks continue. It replaces an earlier time, and '
     'a limit that learns does not learn from it. Without a time it is shut until peers.open_limit. It writes '
     'peers.action, with the reason.';
 

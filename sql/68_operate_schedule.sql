@@ -34,8 +34,8 @@ end
 $$;
 
 comment on function peers.pause_schedule is
-    'Pauses a schedule: its due times are recorded as skipped until peers.resume_schedule. What runs, runs on. It '
-    'writes peers.action, with the reason.';
+    'Pauses a schedule: its due times are recorded as skipped until peers.resume_schedule. Running tasks '
+    'continue. It writes peers.action, with the reason.';
 
 create or replace function peers.resume_schedule(name text, reason text default null) returns void
     language plpgsql security definer
@@ -70,7 +70,7 @@ end
 $$;
 
 comment on function peers.remove_schedule is
-    'Deletes a schedule. Its tasks go on, and its rows in peers.schedule_run stay. If the code of a peer declares it, '
+    'Deletes a schedule. Its tasks stay, and its rows in peers.schedule_run stay. If the code of a peer declares it, '
     'the next peer that joins creates it again: pause it instead. It writes peers.action, with the reason.';
 
 create or replace function peers.run_schedule(name text, reason text default null) returns bigint

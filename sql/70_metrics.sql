@@ -37,8 +37,8 @@ exception when duplicate_function then null;
 end
 $$;
 
--- Returns the pairs of queue and kind that are counted by themselves, as far as a report may add new ones. There are at
--- most 500, so that neither the table nor what Prometheus stores grows without bound.
+-- Returns the kind under which to count: the kind itself, or (other) once 500 pairs of queue and kind are known. So
+-- neither the table nor what Prometheus stores grows without bound.
 create or replace function peers._counted_kind(_queue text, _kind text) returns text
     language plpgsql
     set search_path = pg_catalog, peers, pg_temp
@@ -59,7 +59,7 @@ begin
 end
 $$;
 
--- Adds rows to those that are there, in one order, so that two sessions never wait for each other.
+-- Adds rows to those of the table, all sessions in the same order, so that they cannot deadlock.
 create or replace function peers._add_metrics(_rows peers.metric[]) returns void
     language plpgsql
     set search_path = pg_catalog, peers, pg_temp
@@ -177,7 +177,7 @@ begin
 end
 $$;
 
--- Adds histograms that count by a weight.
+-- Adds a histogram, whose counts are multiplied by a weight.
 create or replace function peers._add_weighted(_sum double precision[], _buckets bigint[], _weight double precision)
 returns double precision[]
     language plpgsql immutable
@@ -199,6 +199,20 @@ exception when duplicate_function then null;
 end
 $$;
 
+-- Returns when a window that ends now begins. Raises PE009.
+create or replace function peers._window_start(_window interval) returns timestamptz
+    language plpgsql stable
+    set search_path = pg_catalog, peers, pg_temp
+as $$
+begin
+    if _window is null or _window not between interval '1 minute' and interval '1 hour' then
+        raise exception 'window must be 1 minute to 1 hour, not %', coalesce(_window::text, 'null')
+            using errcode = 'PE009', hint = 'Older figures are only kept as totals: see the view peers.metrics.';
+    end if;
+    return peers.now() - _window;
+end
+$$;
+
 create or replace function peers.throughput("window" interval default '5 minutes')
 returns table (
     queue text, kind text, completed bigint, failed bigint, p50_run double precision, p95_run double precision,
@@ -208,14 +222,8 @@ returns table (
     set search_path = pg_catalog, peers, pg_temp
 as $$
 declare
-    _now constant timestamptz := peers.now();
-    _since timestamptz;
+    _since constant timestamptz := peers._window_start("window");
 begin
-    if "window" is null or "window" not between interval '1 minute' and interval '1 hour' then
-        raise exception 'window must be 1 minute to 1 hour, not %', coalesce("window"::text, 'null')
-            using errcode = 'PE009', hint = 'Older figures are only kept as totals: see the view peers.metrics.';
-    end if;
-    _since := _now - "window";
     return query
     select s.queue, s.kind, s.completed, s.failed, peers._quantile(s.run, 0.5), peers._quantile(s.run, 0.95),
            peers._quantile(s.wait, 0.5), peers._quantile(s.wait, 0.95)

@@ -1,6 +1,24 @@
 -- Records what operators did, and groups dead letters by their cause.
 
--- Writes down an action in the transaction of its effect.
+-- Returns a filter with at most 10 ids. A filter may have thousands, and one row of peers.action would then take as
+-- much space as all others.
+create or replace function peers._shorten_ids(_filter jsonb) returns jsonb
+    language plpgsql immutable
+    set search_path = pg_catalog, peers, pg_temp
+as $$
+declare
+    _most constant integer := 10;
+begin
+    if _filter -> 'ids' is null or jsonb_array_length(_filter -> 'ids') <= _most then
+        return _filter;
+    end if;
+    return _filter || jsonb_build_object(
+        'ids', jsonb_path_query_array(_filter, '$.ids[0 to $last]', jsonb_build_object('last', _most - 1)),
+        'more_ids', jsonb_array_length(_filter -> 'ids') - _most);
+end
+$$;
+
+-- Records an action in the transaction of its effect.
 create or replace function peers._record_action(
     _verb text, _target jsonb, _reason text, _tasks bigint default null, _children bigint default null,
     _task_ids bigint[] default null
@@ -11,8 +29,8 @@ as $$
 begin
     insert into peers.action (at, role, client, host, verb, target, tasks, children, task_ids, reason)
     values (
-        peers.now(), session_user, nullif(current_setting('application_name'), ''), inet_client_addr(), _verb, _target,
-        _tasks, _children, _task_ids[:100], left(_reason, 1000)
+        peers.now(), session_user, nullif(current_setting('application_name'), ''), inet_client_addr(), _verb,
+        peers._shorten_ids(_target), _tasks, _children, _task_ids[:100], left(_reason, 1000)
     );
 end
 $$;

@@ -78,7 +78,7 @@ as $$
     group by c.relname, t.relname
 $$;
 
-comment on function peers._doctor_index_hinders_hot is 'Which indexes make every change of a task dear?';
+comment on function peers._doctor_index_hinders_hot is 'Which indexes make every change of a task slow?';
 
 -- Roles that were created after the schema, or a dump that was restored without privileges, lack their grants. A role
 -- without members is used by nobody: roles belong to the whole server, and another database may have created it.

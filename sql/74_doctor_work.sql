@@ -1,4 +1,4 @@
--- Checks of peers.doctor: peers, and tasks that do not get on.
+-- Checks of peers.doctor: peers, and tasks that wait although they should not.
 
 -- Returns the text as one word of a shell command.
 create or replace function peers._shell_word(_text text) returns text
@@ -142,11 +142,10 @@ create or replace function peers._doctor_version_skew(_older_than interval) retu
 as $$
     select 'warning', 'version_skew', 'the fleet',
            'live peers run several versions of the package: '
-           || string_agg(format('%s (%s on %s)', v.version, v.peers, v.hosts), ', ' order by v.last_join desc),
+           || string_agg(format('%s (%s, such as on %s)', v.version, v.peers, v.host), ', ' order by v.last_join desc),
            'finish the upgrade: systemctl restart ''peers@*'' on the hosts of the older version'
     from (
-        select p.version, count(*) as peers, string_agg(distinct left(p.host, 100), ' and ') as hosts,
-               max(p.joined_at) as last_join
+        select p.version, count(*) as peers, min(p.host) as host, max(p.joined_at) as last_join
         from peers.peer p
         where peers._is_alive(p, peers.now()) and p.version is not null
         group by p.version

@@ -9,8 +9,8 @@
 -- Graphs are locked first and checked in a new statement, because a task may have been submitted to one in the
 -- meantime; an INSERT of a task holds a lock on its graph.
 --
--- Claims and promotions drop rows whose task is gone as well. Here go those that no peer comes to, and they are among
--- the first of their table: with a million rows, a look at all of them took seconds.
+-- Claims and promotions also drop rows whose task is gone. This deletes the ones that no peer reads. It examines only
+-- the first rows of each table, where they are: reading a million rows took seconds.
 create or replace function peers._prune_leftovers(_now timestamptz, _graphs_before timestamptz) returns void
     language plpgsql
     set search_path = pg_catalog, peers, pg_temp

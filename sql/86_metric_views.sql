@@ -69,6 +69,8 @@ returns table (queue text, kind text, up_to text, tasks bigint, share text)
     language plpgsql stable security definer
     set search_path = pg_catalog, peers, pg_temp
 as $$
+declare
+    _since constant timestamptz := peers._window_start("window");
 begin
     if metric not in ('run', 'wait') or metric is null then
         raise exception 'metric must be run or wait, not %', coalesce(metric, 'null') using errcode = 'PE009';
@@ -84,7 +86,7 @@ begin
                    peers._sum_buckets(case histogram.metric when 'run' then m.run_buckets else m.wait_buckets end)
                        as buckets
             from peers.metric m
-            where m.minute > peers.now() - "window" - interval '1 minute' and m.queue <> ''
+            where m.minute > _since - interval '1 minute' and m.queue <> ''
             group by m.queue, m.kind
         ) s
         cross join lateral unnest(s.buckets) with ordinality u(tasks, n)

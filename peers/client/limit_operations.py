@@ -102,7 +102,7 @@ def shut_limit(
     until: datetime | None = None,
     reason: str | None = None,
 ) -> Request[None]:
-    """Shut a limit: no task under it starts. Tasks that run go on.
+    """Shut a limit: no task under it starts. Running tasks continue.
 
     seconds: how long, up to 10 years, also as a timedelta or a text such as "1h". until: the time
     at which it opens, with a time zone. With neither it is shut until `open_limit`. reason: is

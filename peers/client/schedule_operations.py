@@ -115,7 +115,7 @@ def explain_schedule(name: str, at: datetime | None = None) -> Request[str]:
 
 
 def pause_schedule(name: str, *, reason: str | None = None) -> Request[None]:
-    """Pause a schedule: its due times are skipped. What runs, runs on.
+    """Pause a schedule: its due times are skipped. Running tasks continue.
 
     reason: is recorded in peers.action. Raises ScheduleNotFound.
     """
@@ -131,7 +131,7 @@ def resume_schedule(name: str, *, reason: str | None = None) -> Request[None]:
 
 
 def remove_schedule(name: str, *, reason: str | None = None) -> Request[None]:
-    """Delete a schedule. Its tasks go on, and what became of its due times stays recorded.
+    """Delete a schedule. Its tasks stay, and what became of its due times stays recorded.
 
     If code declares it, the next peer that joins adds it again. reason: is recorded in
     peers.action. Raises ScheduleNotFound.

@@ -23,7 +23,7 @@ from sqlalchemy import (
     Text,
     Uuid,
 )
-from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+from sqlalchemy.dialects.postgresql import ARRAY, INET, JSONB
 
 from peers.types import ParentFailure, TaskState
 
@@ -207,4 +207,20 @@ peer_status: Final = Table(
     Column("lost_at", _TIME),
     Column("lost_because", Text),
     Column("version", Text),
+)
+
+action: Final = Table(
+    "action",
+    metadata,
+    Column("id", BigInteger, primary_key=True),
+    Column("at", _TIME, nullable=False),
+    Column("role", Text, nullable=False),
+    Column("client", Text),
+    Column("host", INET),
+    Column("verb", Text, nullable=False),
+    Column("target", JSONB, nullable=False),
+    Column("tasks", BigInteger),
+    Column("children", BigInteger),
+    Column("task_ids", ARRAY(BigInteger)),
+    Column("reason", Text),
 )

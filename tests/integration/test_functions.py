@@ -365,13 +365,15 @@ def test_waits_between_tries_grow_to_a_cap_with_full_jitter() -> None:
 
 def test_the_peers_of_a_host(connection: BoundedConnection) -> None:
     """They find each other, and one declares the other lost."""
-    identity = {"host_id": "one", "start": 123456, "lock": "ab"}
+    identity = {"host_id": "one", "start": 123456, "lock": "ab", "version": "0.3.0"}
     first, second = (
         functions.join(
             connection, "vega", 7, {"default": 1}, [], timedelta(seconds=30), process=identity
         )
         for _ in range(2)
     )
+    versions = connection.execute("select distinct version from peers.peer_status").fetchall()
+    assert versions == [("0.3.0",)]
     found = maintenance.read_siblings(verbs.run(connection, maintenance.siblings(first)))
     assert found == [Sibling(second, 7, 123456, "ab")]
     reply = maintenance.read_reclaimed(verbs.run(connection, maintenance.reclaim(first, 10)))

@@ -156,6 +156,16 @@ def test_a_retry_says_who_what_how_many_and_why(db: Connection, peer: Peer) -> N
     assert value(db, "select count(*) from peers.action") == 1
 
 
+@pytest.mark.parametrize("listed", [1, 10, 11, 5000])
+def test_an_action_does_not_list_thousands_of_ids(db: Connection, peer: Peer, listed: int) -> None:
+    """Its target has the first ten, and says how many more there were."""
+    dead = died(peer)
+    ids = list(range(dead, dead + listed))
+    assert act(db, "retry_dead", {"ids": ids})["tasks"] == 1
+    more = {"more_ids": listed - 10} if listed > 10 else {}
+    assert value(db, "select target from peers.action") == {"ids": ids[:10], **more}
+
+
 def test_a_discard_takes_what_waits_along(db: Connection, peer: Peer) -> None:
     """Descendants are cancelled and counted; failures stay."""
     dead = [died(peer), died(peer)]

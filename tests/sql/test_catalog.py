@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
+from tests.support.server import sql_files
 from tests.support.world import column, value
 
 if TYPE_CHECKING:
     from tests.support.server import Connection
+
+
+def test_the_head_of_the_schema_names_every_file() -> None:
+    """By its number: a reader finds there what a file is about."""
+    first, *others = sql_files()
+    named: set[int] = set()
+    for numbers in re.findall(r"^--   (\d.*?)   ", first.read_text(), re.MULTILINE):
+        for low, high in re.findall(r"(\d\d)(?:(?: to |-)(\d\d))?(?!\d|_)", numbers):
+            named.update(range(int(low), int(high or low) + 1))
+    assert {int(file.name[:2]) for file in others} <= named
 
 
 def test_every_table_and_view_has_a_comment(db: Connection) -> None:

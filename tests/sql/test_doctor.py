@@ -198,6 +198,18 @@ def test_a_submitter_may_not_examine(db: Connection) -> None:
         doctor(db)
 
 
+def test_a_rolling_upgrade_is_no_finding(db: Connection, database_url: str) -> None:
+    """It is one once no peer has joined for a while. A peer without a version is no sign of one."""
+    with planted(Ground(database_url, db), "version_skew"):
+        Peer.join(db, host="host-c")
+        assert doctor(db, "version_skew") == []
+        [found] = doctor(db, "version_skew", older_than=AT_ONCE)
+        assert "1.0 (1, such as on h)" in found["sentence"]
+        assert "host-c" not in found["sentence"]
+        run(db, "update peers.peer set version = '1.1'")
+        assert doctor(db, "version_skew", older_than=AT_ONCE) == []
+
+
 def test_a_healthy_slot_that_is_read_is_no_finding(db: Connection, database_url: str) -> None:
     """Only one that nothing reads."""
     ground = Ground(database_url, db)

@@ -149,6 +149,9 @@ def test_throughput_knows_an_hour_only(db: Connection) -> None:
         with pytest.raises(errors.Error) as error:
             rows(db, "select * from peers.throughput(%s::interval)", window)
         assert error.value.sqlstate == "PE009"
+        with pytest.raises(errors.Error, match="window must be 1 minute to 1 hour") as error:
+            rows(db, "select * from peers.histogram('run', %s::interval)", window)
+        assert error.value.sqlstate == "PE009"
 
 
 def test_a_histogram_can_be_read_in_psql(db: Connection, peer: Peer) -> None:
