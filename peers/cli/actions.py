@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from peers.cli.rows import Row
 
 _LISTED: Final = 50
-_ITEMS_SHOWN: Final = 5
 _ACTIONS: Final = """
     select a.id, a.at, a.role, a.client, host(a.host) as host, a.verb, a.target, a.tasks,
            a.children, a.task_ids, a.reason
@@ -89,15 +88,12 @@ def _who(action: Row) -> str:
 
 
 def _target(action: Row) -> str:
-    """Return the fields of the target as words. A batch has 1,000 ids: --json shows them all."""
+    """Return the fields of the target as words."""
     fields = action["target"].parsed()
     return " ".join(f"{name}={_value(value)}" for name, value in fields.items())
 
 
 def _value(value: object) -> str:
-    if isinstance(value, list) and len(value) > _ITEMS_SHOWN:
-        first = ", ".join(map(str, value[:_ITEMS_SHOWN]))
-        return f"[{first}, … {len(value):,} in all]"
     return value if isinstance(value, str) else " ".join(written(value).split())
 
 
