@@ -94,6 +94,8 @@ def _target(action: Row) -> str:
 
 
 def _value(value: object) -> str:
+    if isinstance(value, list):
+        return f"[{', '.join(map(_value, value))}]"
     return value if isinstance(value, str) else " ".join(written(value).split())
 
 
