@@ -170,8 +170,8 @@ begin
 end
 $$;
 
--- Returns how many keys of each limit have as many running tasks as they may, or 1 if it is shut. A limit without keys
--- has one. Weights are not looked at.
+-- Returns how many keys of each limit have as many running tasks as they may, or as much weight, or 1 if it is shut. A
+-- limit without keys has one.
 create or replace function peers._count_full() returns table ("limit" text, keys bigint)
     language plpgsql stable
     set search_path = pg_catalog, peers, pg_temp
@@ -182,11 +182,22 @@ declare
 begin
     return query
     with running as (
-        select o.name, e.limit_keys[o.n] as key, sum(least(e.open, e.most_running)) as tasks
+        select o.name, e.limit_keys[o.n] as key, sum(case
+                   when o.weight is null then least(e.open, e.most_running)
+                   else (
+                       select sum(peers._weight(r.args, o.weight, o.most))
+                       from unnest(e.task_ids) i(task_id)
+                       cross join lateral (
+                           select t.args from peers.task t
+                           where t.id = i.task_id and t.token = e.token and t.state = 'running' offset 0
+                       ) r
+                   )
+               end) as tasks
         from (select e.* from peers.lease e where e.limit_keys is not null limit 10000) e
         cross join lateral (select t.queue, t.kind from peers.task t where t.id = e.task_ids[1] offset 0) t
         cross join lateral (
-            select l.name, row_number() over (order by l.name) as n from peers.limit l
+            select l.name, l.weight, peers._most_now(l, _now) as most, row_number() over (order by l.name) as n
+            from peers.limit l
             where l.kind = t.kind or l.queue = t.queue
         ) o
         group by 1, 2

@@ -77,7 +77,7 @@ OF_DATABASE: Final = (
     ),
     Metric(
         "peers_limit_full", GAUGE, ("limit",),
-        "How many keys of a limit have as many tasks as they may; 1 for a limit that is shut.",
+        "How many keys of a limit have as many tasks or as much weight as they may; 1: it is shut.",
     ),
     Metric(
         "peers_schedule_late", GAUGE, ("schedule",),

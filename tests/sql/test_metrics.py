@@ -302,6 +302,26 @@ def test_a_limit_is_full_by_its_keys(db: Connection) -> None:
     assert metric(db, "peers_limit_full", limit="l") == 1
 
 
+@pytest.mark.parametrize("weights", [[4], [1, 3], [9], [2, 1], [1]])
+def test_a_limit_with_weights_is_full_by_what_its_tasks_weigh(
+    db: Connection, weights: list[int]
+) -> None:
+    """Not by how many they are. A task weighs at most the limit, so that it can run at all."""
+    run(
+        db, "insert into peers.limit (name, kind, key, max_running, weight)"
+        " values ('l', 'a', 'x', 4, 'w')",
+    )  # fmt: skip
+    peer = Peer.join(db)
+    for weight in weights:
+        submit(db, args={"x": 1, "w": weight})
+        rows(db, "select * from peers.claim_limited(%s, 'default', 10, 5)", peer.id)
+    submit(db, args={"x": 2, "w": 3})
+    rows(db, "select * from peers.claim_limited(%s, 'default', 10, 5)", peer.id)
+    running = value(db, "select count(*) from peers.task where state = 'running'")
+    assert running == len(weights) + 1
+    assert metric(db, "peers_limit_full", limit="l") == (sum(weights) >= 4)
+
+
 def test_an_old_transaction_is_seen(world: World) -> None:
     """One that keeps vacuum from its work."""
     other = world.connect()
