@@ -63,8 +63,7 @@ def _log(args: argparse.Namespace) -> int:
     chosen = [log for log in logs if args.attempt in (None, log["attempt"])]
     if not chosen:
         of_attempt = "" if args.attempt is None else f" of attempt {args.attempt}"
-        others = ", ".join(str(log["attempt"]) for log in logs)
-        hint = f"There are logs of the attempts {others}." if others else _WHY_NONE
+        hint = f"There are logs of {_attempts(logs)}." if logs else _WHY_NONE
         raise TaskNotFound(f"task {args.id} has no log{of_attempt}", hint)
     log = chosen[-1]
     if args.json:
@@ -81,13 +80,17 @@ def _log(args: argparse.Namespace) -> int:
 def _advise(
     args: argparse.Namespace, task: dict[str, Any], log: dict[str, Any], logs: list[dict[str, Any]]
 ) -> None:
-    others = [str(each["attempt"]) for each in logs if each is not log]
+    others = [each for each in logs if each is not log]
     if others and args.attempt is None:
-        command = advice(args, f"log {args.id} --attempt {others[-1]}")
-        attempts = ", ".join(others)
-        output.say(f"hint: there are logs of the attempts {attempts} too: `{command}`")
+        command = advice(args, f"log {args.id} --attempt {others[-1]['attempt']}")
+        output.say(f"hint: there are logs of {_attempts(others)} too: `{command}`")
     if task["state"] == "running" and task["token"] == log["token"]:
         output.say(f"hint: it runs; `{advice(args, f'log {args.id} --follow')}` follows it.")
+
+
+def _attempts(logs: list[dict[str, Any]]) -> str:
+    numbers = ", ".join(str(log["attempt"]) for log in logs)
+    return f"attempt {numbers}" if len(logs) == 1 else f"the attempts {numbers}"
 
 
 def _heading(id: int, task: dict[str, Any], log: dict[str, Any]) -> str:
@@ -120,6 +123,7 @@ class _Follower:
 
     def __init__(self, args: argparse.Namespace, connection: Connection) -> None:
         self._id = args.id
+        self._again = advice(args, f"log {args.id} --follow")
         self._as_json = args.json
         self._connection = connection
         self._token: object = None
@@ -168,8 +172,11 @@ class _Follower:
             self._print_new(log, whole=True)
             how = log["outcome"] or "ended without an outcome"
             output.say(f"attempt {log['attempt']} {how}; the task is {task['state']}")
-            return 0
-        output.say(f"the attempt has ended without a log; the task is {task['state']}")
+            break
+        else:
+            output.say(f"the attempt has ended without a log; the task is {task['state']}")
+        if task["state"] not in _ENDED:
+            output.say(f"hint: `{self._again}` follows the next attempt.")
         return 0
 
     def _print_new(self, log: dict[str, Any], *, whole: bool) -> None:

@@ -17,14 +17,10 @@ def worker_started(*, worker_pid: int, asynchronous: bool) -> None:
     """Report that a worker process has imported the app."""
 
 
-@event(
-    logging.ERROR,
-    "worker %(worker_pid)d died (signal %(exit_signal)s, exit code %(exit_code)s); another replaces"
-    " it",
-)
+@event(logging.ERROR, "worker %(worker_pid)d died: it %(reason)s; another replaces it")
 def worker_died(
-    *, worker_pid: int, exit_signal: str | None, exit_code: int | None, task_ids: Sequence[int],
-    kinds: Sequence[str], tokens: Sequence[UUID],
+    *, worker_pid: int, reason: str, exit_signal: str | None, exit_code: int | None,
+    task_ids: Sequence[int], kinds: Sequence[str], tokens: Sequence[UUID],
 ) -> None:  # fmt: skip
     """Report that a worker ended by itself or was killed from outside, perhaps for its memory."""
 

@@ -30,6 +30,7 @@ _PRIORITIES: Final = (
 _NOT_IN_A_NAME: Final = re.compile("[^A-Z0-9]")
 _LONGEST_NAME: Final = 64
 _PREFIX: Final = "PEERS_"
+_EXTRA: Final = "extra_"
 _SINGULAR: Final = {"task_ids": "task_id", "kinds": "kind", "tokens": "token"}
 """Fields with several values. The journal can hold a field more than once in an entry."""
 
@@ -44,8 +45,15 @@ def exists() -> bool:
     return os.path.exists(SOCKET)  # noqa: PTH110  # pathlib raises if the folder may not be read
 
 
-def entry(record: logging.LogRecord, message: str, fields: Iterable[tuple[str, object]]) -> bytes:
-    """Return an entry of the journal. The name of each field gets `PEERS_` before it."""
+def entry(
+    record: logging.LogRecord, message: str, ours: Iterable[tuple[str, object]],
+    others: Iterable[tuple[str, object]],
+) -> bytes:  # fmt: skip
+    """Return an entry of the journal. The name of each field gets `PEERS_` before it.
+
+    `others`: fields of user code. One that would have the name of one of ours gets `EXTRA_` too:
+    the journal holds a field several times, so a handler's `Task-Id` would be a second task.
+    """
     parts = [
         _field("MESSAGE", message),
         _field("PRIORITY", str(priority(record.levelno))),
@@ -56,8 +64,15 @@ def entry(record: logging.LogRecord, message: str, fields: Iterable[tuple[str, o
             _field("CODE_FILE", record.pathname), _field("CODE_LINE", str(record.lineno)),
             _field("CODE_FUNC", str(record.funcName)),
         ]  # fmt: skip
-    for name, value in fields:
-        parts += [_field(_name(name), each) for each in _texts(name, value)]
+    taken = set()
+    for name, value in ours:
+        singular = _SINGULAR.get(name, name)
+        taken.add(_name(singular))
+        parts += [_field(_name(singular), each) for each in _texts(name, value)]
+    for name, value in others:
+        free = name if _name(name) not in taken else f"{_EXTRA}{name}"
+        if value is not None:
+            parts.append(_field(_name(free), _text(value)))
     return b"".join(parts)
 
 
@@ -102,8 +117,7 @@ def _field(name: str, value: str) -> bytes:
 
 def _name(name: str) -> str:
     """Return the name of a field as the journal takes it: capital letters, digits and `_`."""
-    singular = _SINGULAR.get(name, name)
-    return _NOT_IN_A_NAME.sub("_", f"{_PREFIX}{singular}".upper())[:_LONGEST_NAME]
+    return _NOT_IN_A_NAME.sub("_", f"{_PREFIX}{name}".upper())[:_LONGEST_NAME]
 
 
 def _texts(name: str, value: object) -> Iterator[str]:

@@ -52,7 +52,10 @@ class _Formatter(logging.Formatter):
 
 
 class Text(_Formatter):
-    """Formats a record as a sentence, followed by the fields that it does not mention."""
+    """Formats a record as a sentence, followed by the fields that it does not mention.
+
+    A field without a value is left out.
+    """
 
     def write(self, record: logging.LogRecord, message: str, trace: str) -> str:
         """Return the sentence as one line, followed by a traceback."""
@@ -65,7 +68,7 @@ class Text(_Formatter):
         rest = [
             f"{name}={_described(value)}"
             for name, value in _fields(record)
-            if f"%({name})" not in sentence
+            if value is not None and f"%({name})" not in sentence
         ]
         line = f"{record.levelname:<7} {message}"
         if rest:
@@ -130,9 +133,13 @@ def _fields(record: logging.LogRecord) -> Iterator[tuple[str, object]]:
     """Yield the fields of the event or task, and those that the caller added as `extra`."""
     ours: Mapping[str, object] = events.fields_of(record)
     yield from ours.items()
-    for name, value in record.__dict__.items():
-        if name not in _ORDINARY:
-            yield f"{_EXTRA}{name}" if name in ours else name, value
+    for name, value in _extras(record):
+        yield f"{_EXTRA}{name}" if name in ours else name, value
+
+
+def _extras(record: logging.LogRecord) -> Iterator[tuple[str, object]]:
+    """Yield the fields that the caller added as `extra`."""
+    return ((name, value) for name, value in record.__dict__.items() if name not in _ORDINARY)
 
 
 def _all_fields(record: logging.LogRecord) -> Iterator[tuple[str, object]]:
@@ -147,14 +154,11 @@ def _all_fields(record: logging.LogRecord) -> Iterator[tuple[str, object]]:
 def entry(record: logging.LogRecord) -> bytes:
     """Return a record as an entry of the journal."""
     message = _text.without_time(record, _message(record), _traceback(record))
-    own = [("event", _event(record)), ("logger", record.name)]
-    taken = {name for name, _ in own}
-    others = [
-        (f"{_EXTRA}{name}" if name in taken else name, value)
-        for name, value in _all_fields(record)
-        if name != "event" or value != own[0][1]
-    ]
-    return journal.entry(record, message, [*own, *others])
+    event = _event(record)
+    ours = {"event": event, "logger": record.name, **events.common_fields()}
+    ours |= events.fields_of(record)
+    others = [(name, value) for name, value in _extras(record) if (name, value) != ("event", event)]
+    return journal.entry(record, message, ours.items(), others)
 
 
 def _message(record: logging.LogRecord) -> str:

@@ -60,10 +60,11 @@ class Counts:
     def of(self, queue: str, kind: str) -> KindCounts:
         """Return the counts of a kind in a queue."""
         counts = self._kinds.get((queue, kind))
+        if counts is None and len(self._kinds) >= MOST_KINDS:
+            kind = OTHER
+            counts = self._kinds.get((queue, kind))
         if counts is None:
-            if len(self._kinds) >= MOST_KINDS:
-                kind = OTHER
-            counts = self._kinds.setdefault((queue, kind), KindCounts())
+            counts = self._kinds[queue, kind] = KindCounts()
         return counts
 
     def by_kind(self) -> list[tuple[tuple[str, str], KindCounts]]:

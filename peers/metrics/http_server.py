@@ -18,9 +18,14 @@ from peers.errors import ConfigError
 Page = Callable[[str], tuple[bytes, str]]
 """It takes the content types that the reader accepts, and returns a page and its content type."""
 
+_Connection = socket.socket | tuple[bytes, socket.socket]
+"""As socketserver has it: the second form is of datagrams, which do not occur."""
+
 _TRIED_PORTS: Final = 100
 _MOST_REQUESTS: Final = 8
-"""At once. More of them are refused, so that readers cannot exhaust the peer's memory."""
+"""At once, so that readers cannot exhaust the peer's memory. For a new one, the oldest whose reader
+is slow is cut off: slow readers must not keep the probes of /healthz out."""
+_CUT_OFF_SECONDS: Final = 1.0
 _REQUEST_SECONDS: Final = 10.0
 _STOP_SECONDS: Final = 1.0
 _AGAIN_SECONDS: Final = 0.2
@@ -57,13 +62,16 @@ class MetricsServer:
     @property
     def address(self) -> str:
         """Return where it listens, such as 127.0.0.1:9187."""
-        host, port = map(str, self._server.socket.getsockname()[:2])
-        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        return _address(*self._server.socket.getsockname()[:2])
 
     def close(self) -> None:
         """Stop listening. Requests in progress end with the process."""
         self._server.stop_accepting()
         self._thread.join(_STOP_SECONDS)
+
+
+def _address(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _listen(host: str, port: int, endpoints: Endpoints, tries: int) -> _Server:
@@ -76,7 +84,7 @@ def _listen(host: str, port: int, endpoints: Endpoints, tries: int) -> _Server:
             if not isinstance(error, OSError) or error.errno != errno.EADDRINUSE:
                 break
     raise ConfigError(
-        f"cannot listen on {host}:{port} for metrics: {reason}",
+        f"cannot listen on {_address(host, port)} for metrics: {reason}",
         'Set metrics_listen to another address. For several peers on one host: "9187+" takes the '
         "next free port.",
     )
@@ -90,7 +98,10 @@ class _Server(socketserver.ThreadingTCPServer):
     def __init__(self, host: str, port: int, endpoints: Endpoints) -> None:
         self.endpoints = endpoints
         self._is_closing = False
-        self.free_requests = threading.BoundedSemaphore(_MOST_REQUESTS)
+        self._free_requests = threading.BoundedSemaphore(_MOST_REQUESTS)
+        self._awaited: dict[_Connection, None] = {}
+        """Connections whose reader has to send or to receive something, the oldest first."""
+        self._lock = threading.Lock()
         if ":" in host:
             self.address_family = socket.AF_INET6
         super().__init__((host, port), _Handler)
@@ -113,25 +124,48 @@ class _Server(socketserver.ThreadingTCPServer):
             self.socket.shutdown(socket.SHUT_RDWR)
         self.server_close()
 
-    def process_request(
-        self, request: socket.socket | tuple[bytes, socket.socket], client_address: object
-    ) -> None:
-        if not self.free_requests.acquire(blocking=False):
+    def process_request(self, request: _Connection, client_address: object) -> None:
+        if not self._free_requests.acquire(blocking=False) and not self._cut_off_oldest():
             self.shutdown_request(request)
             return
+        self.await_reader(request)
         try:
             super().process_request(request, client_address)
         except BaseException:  # no thread could be started
-            self.free_requests.release()
+            self._release(request)
             raise
 
-    def process_request_thread(
-        self, request: socket.socket | tuple[bytes, socket.socket], client_address: object
-    ) -> None:
+    def process_request_thread(self, request: _Connection, client_address: object) -> None:
         try:
             super().process_request_thread(request, client_address)
         finally:
-            self.free_requests.release()
+            self._release(request)
+
+    def await_reader(self, request: _Connection) -> None:
+        """Note that the reader of this connection has to send or to receive something."""
+        with self._lock:
+            self._awaited[request] = None
+
+    def stop_awaiting(self, request: _Connection) -> None:
+        """Note that this connection waits for the peer, not for its reader."""
+        with self._lock:
+            self._awaited.pop(request, None)
+
+    def _release(self, request: _Connection) -> None:
+        self.stop_awaiting(request)
+        self._free_requests.release()
+
+    def _cut_off_oldest(self) -> bool:
+        """End the connection whose reader has been slow for longest; return whether one is free."""
+        with self._lock:
+            oldest = next(iter(self._awaited), None)
+            if oldest is None:
+                return False
+            del self._awaited[oldest]
+            if isinstance(oldest, socket.socket):
+                with contextlib.suppress(OSError):  # it has just ended
+                    oldest.shutdown(socket.SHUT_RDWR)
+        return self._free_requests.acquire(timeout=_CUT_OFF_SECONDS)
 
     def handle_error(self, request: object, client_address: object) -> None:
         """Ignore readers that hang up."""
@@ -140,30 +174,39 @@ class _Server(socketserver.ThreadingTCPServer):
 class _Handler(BaseHTTPRequestHandler):
     timeout = _REQUEST_SECONDS
     server: _Server
+    server_version = "peers"
+    sys_version = ""
 
     def do_GET(self) -> None:
-        endpoints = self.server.endpoints
-        match self.path.partition("?")[0]:
-            case "/metrics":
-                page, content_type = endpoints.metrics(self.headers.get("Accept", ""))
-                self._send(HTTPStatus.OK, page, content_type)
-            case "/healthz":
-                self._send_health(endpoints.healthz())
-            case "/readyz":
-                self._send_health(endpoints.readyz())
-            case _:
-                self._send(HTTPStatus.NOT_FOUND, b"/metrics, /healthz or /readyz\n", _TEXT)
-
-    def _send_health(self, health: Health) -> None:
-        status = HTTPStatus.OK if health.passes else HTTPStatus.SERVICE_UNAVAILABLE
-        self._send(status, f"{health.message}\n".encode(), _TEXT)
-
-    def _send(self, status: HTTPStatus, body: bytes, content_type: str) -> None:
+        self.server.stop_awaiting(self.connection)
+        status, body, content_type = self._page()
+        self.server.await_reader(self.connection)
         self.send_response(status)
         self.send_header("Content-Type", content_type)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        self.wfile.write(body)
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def do_HEAD(self) -> None:  # some load balancers probe with it
+        self.do_GET()
+
+    def _page(self) -> tuple[HTTPStatus, bytes, str]:
+        endpoints = self.server.endpoints
+        match self.path.partition("?")[0]:
+            case "/metrics":
+                return HTTPStatus.OK, *endpoints.metrics(self.headers.get("Accept", ""))
+            case "/healthz":
+                return _health_page(endpoints.healthz())
+            case "/readyz":
+                return _health_page(endpoints.readyz())
+            case _:
+                return HTTPStatus.NOT_FOUND, b"/metrics, /healthz or /readyz\n", _TEXT
 
     def log_message(self, format: str, *args: object) -> None:
         """Log nothing: a page that is read every few seconds is no event."""
+
+
+def _health_page(health: Health) -> tuple[HTTPStatus, bytes, str]:
+    status = HTTPStatus.OK if health.passes else HTTPStatus.SERVICE_UNAVAILABLE
+    return status, f"{health.message}\n".encode(), _TEXT

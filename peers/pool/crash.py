@@ -51,6 +51,13 @@ class WorkerExit:
     released: list[Lease] = field(default_factory=list)
     logs: list[tuple[Lease, KeptText]] = field(default_factory=list)
 
+    @property
+    def description(self) -> str:
+        """Return how the worker ended, in words."""
+        if self.exit_signal is not None:
+            return f"was killed by {self.exit_signal}"
+        return f"exited with code {self.exit_code}"
+
     def sort(
         self, tasks: list[AssignedLease], crashed: Collection[int] | None, unstarted_from: float
     ) -> None:
@@ -90,9 +97,8 @@ class WorkerExit:
         elif self.sent_garbage:
             error_type, message = CRASH, _WROTE_INTO_SOCKET
         else:
-            signal = self.exit_signal
-            how = f"was killed by {signal}" if signal else f"exited with code {self.exit_code}"
-            error_type, message = CRASH, f"the worker process {how} while it ran this task"
+            error_type = CRASH
+            message = f"the worker process {self.description} while it ran this task"
         return {
             "error_type": error_type, "error_message": message,
             "exit_signal": self.exit_signal, "exit_code": self.exit_code,

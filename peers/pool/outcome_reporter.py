@@ -183,6 +183,6 @@ def log_exit(worker: WorkerHandle, worker_exit: WorkerExit) -> None:
         )
     elif not worker.stopping:
         events.worker_died(
-            worker_pid=pid, exit_signal=worker_exit.exit_signal, exit_code=worker_exit.exit_code,
-            task_ids=task_ids, kinds=kinds, tokens=tokens,
+            worker_pid=pid, reason=worker_exit.description, exit_signal=worker_exit.exit_signal,
+            exit_code=worker_exit.exit_code, task_ids=task_ids, kinds=kinds, tokens=tokens,
         )  # fmt: skip

@@ -43,8 +43,8 @@ class Clock:
         return self._run("select peers.now()")
 
     def move(self, span: Span) -> datetime:
-        """Move the clock forward, or back by a negative span, and return the new time."""
-        return self._run(_MOVE, timedelta_of(span))
+        """Move the clock forward, or back by a span such as "-1h", and return the new time."""
+        return self._run(_MOVE, _signed(span))
 
     def set(self, moment: datetime) -> datetime:
         """Set the clock to this time. A time without a time zone is an error."""
@@ -63,19 +63,25 @@ class Clock:
     @contextmanager
     def moved(self, span: Span) -> Iterator[None]:
         """Move the clock for a `with` block, and move it back by as much at the end."""
-        back = -timedelta_of(span)
-        self.move(span)
+        by = _signed(span)
+        self.move(by)
         try:
             yield
         except BaseException:
             with suppress(psycopg.Error, PeersError):  # a session's transaction may have failed
-                self.move(back)
+                self.move(-by)
             raise
-        self.move(back)
+        self.move(-by)
 
     def _run(self, statement: str, *arguments: datetime | timedelta) -> datetime:
         with connection_of(self._place) as connection, translated():
             return run_statement(connection, statement, arguments)
+
+
+def _signed(span: Span) -> timedelta:
+    if isinstance(span, str) and span.startswith("-"):
+        return -timedelta_of(span[1:])
+    return timedelta_of(span)
 
 
 def run_statement(

@@ -62,6 +62,11 @@ class Channel:
         """Set by the loop that runs the handlers."""
         self.stacks: Callable[[int], tuple[list[Stack], str]] = _no_stacks
         """Returns the stacks of an execution, and a remark. Set by the same loop."""
+        self._is_forked = False
+        os.register_at_fork(after_in_child=self._note_fork)
+
+    def _note_fork(self) -> None:
+        self._is_forked = True
 
     def send(self, message: ToParent) -> None:
         """Send one message; block while the peer does not read.
@@ -76,8 +81,25 @@ class Channel:
             except OSError:
                 exit_disconnected()
 
+    def exit_if_forked(self) -> None:
+        """Exit a process that a handler has forked, and that leaves the handler.
+
+        What it returns is not the outcome of the task. It would run the tasks that wait as well.
+        """
+        if not self._is_forked:
+            return
+        with contextlib.suppress(BaseException):
+            logging.getLogger("peers").warning(
+                "a process that a handler had forked left the handler, and was ended;"
+                " call os._exit() at its end"
+            )
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(0)
+
     def send_outcomes(self, outcomes: list[Completed | Failed]) -> None:
         """Send these outcomes, in messages that do not fill the peer's memory."""
+        self.exit_if_forked()
         try:
             self._send_outcomes(outcomes)
         except BaseException:  # noqa: BLE001  # such as MemoryError; without an outcome a task would run for ever

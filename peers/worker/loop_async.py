@@ -242,6 +242,7 @@ class AsyncLoop:
 
     def _send_outcomes(self, outcomes: list[Completed | Failed]) -> None:
         """Send outcomes at the end of this turn of the loop, and start what waits."""
+        self._channel.exit_if_forked()  # before what waits starts in it as well
         self._is_urgent = True
         self._outcomes.add(outcomes)
         if any(isinstance(outcome, Failed) and outcome.exhausted for outcome in outcomes):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -116,6 +117,13 @@ class SyncLoop:
         channel.limit = self._limit
         channel.stacks = lambda _: (thread_stacks(), "")
         use_running(self._running)
+        os.register_at_fork(after_in_child=self._forget_unstarted)
+
+    def _forget_unstarted(self) -> None:
+        """Leave the tasks that wait to the worker, in a process that a handler has forked."""
+        for work in self._inbox:
+            if work is not None:
+                work.take_rest()
 
     def _running(self) -> Call | None:
         """Return the handler call that runs now, for threads that are asked in its place."""
@@ -277,6 +285,7 @@ class SyncLoop:
                 batch.raised(part, error)
             else:
                 batch.returned(part, results)
+            self._channel.exit_if_forked()
         enter_batch(())
         self._batch = ()
         self._cancelled.difference_update(task.execution_id for task in tasks)

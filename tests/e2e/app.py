@@ -521,3 +521,31 @@ def forks() -> dict[str, Any]:
                     time.sleep(0.1)
                 os._exit(0)
         return _token()
+
+
+def _fork_and_leave(how: str) -> dict[str, Any]:
+    child = os.fork()
+    if child == 0:
+        match how:
+            case "raises":
+                raise ValueError("child")
+            case "exits":
+                sys.exit(1)
+            case _:
+                return {"of": "child"}
+    with recorded():
+        os.waitpid(child, 0)
+        return {**_token(), "of": "parent"}
+
+
+@task("forks.leaves", max_attempts=1, timeout=timedelta(seconds=30))
+def forks_and_leaves(how: str) -> dict[str, Any]:
+    """Forks a child that leaves the handler like its parent."""
+    return _fork_and_leave(how)
+
+
+@task("async.forks.leaves", max_attempts=1, timeout=timedelta(seconds=30))
+async def async_forks_and_leaves(how: str) -> dict[str, Any]:
+    """The same on the loop."""
+    await asyncio.sleep(0)
+    return _fork_and_leave(how)

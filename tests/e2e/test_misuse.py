@@ -85,6 +85,21 @@ def test_a_handler_that_forks_completes(shared: Stage) -> None:
     assert_alive(shared)
 
 
+@pytest.mark.parametrize("kind", ["forks.leaves", "async.forks.leaves"])
+@pytest.mark.parametrize("how", ["returns", "raises", "exits"])
+def test_a_forked_child_that_leaves_the_handler_has_no_outcome(
+    shared: Stage, kind: str, how: str
+) -> None:
+    """The task's outcome is that of the worker, and what waits behind it runs once."""
+    with shared.db.transaction():
+        task_id = shared.submit(kind, {"how": how}, priority=1)
+        behind = [shared.submit("noop", {"n": n}) for n in range(20)]
+    shared.until_state("completed", task_id, *behind)
+    assert shared.task(task_id)["result"]["of"] == "parent"
+    shared.assert_clean()
+    assert_alive(shared)
+
+
 def test_an_application_that_sits_on_a_task_keeps_nobody_else_waiting(stage: Stage) -> None:
     """While an open transaction locks the row of a running task, its outcome waits and others are
     settled; it is recorded, once, when the transaction ends.

@@ -65,7 +65,7 @@ def test_what_is_missing_is_told(here: Here, db: Connection) -> None:
     store(db, task_id, "x", attempt=2)
     answer = here("log", str(task_id), "--attempt", "1")
     assert answer.code == 4
-    assert "There are logs of the attempts 2." in answer.err
+    assert "There are logs of attempt 2." in answer.err
     store(db, task_id, "end\n", attempt=3, size=100_000)
     assert "the first 99,996 bytes were not kept" in here("log", str(task_id)).err
 
@@ -112,6 +112,7 @@ def test_a_running_attempt_is_followed_to_its_end(db: Connection, database_url: 
     assert follower.returncode == 0
     assert "… 79 bytes were not kept" in err
     assert "attempt 1 failed; the task is scheduled" in err
+    assert f"log {task_id} --follow` follows the next attempt" in err
 
 
 def test_an_ended_task_is_not_waited_for(here: Here, db: Connection) -> None:

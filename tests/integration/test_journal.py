@@ -22,7 +22,7 @@ from peers.logs.log_queue import BYTES_MAX, QueueHandler, Target
 from tests.support.cli import PATIENCE, environment
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 TOKEN = UUID("0d3a4e8c-36c0-4d8e-9b53-0f4c8fbfd0a4")
 PEER = UUID("76ddae7f-c76b-44cc-a277-f2bcceaccc38")
@@ -140,6 +140,27 @@ def test_what_user_code_logs_cannot_forge_a_field(journald: Journald) -> None:
     assert message.startswith("ERROR   one\\nPRIORITY=0\\n")
     assert "Traceback (most recent call last)" in message.splitlines()[1]
     assert entry["CODE_FILE"] == [__file__]
+
+
+@pytest.mark.parametrize("form", [str.lower, str.upper, str.title, lambda name: f"{name}s"])
+@pytest.mark.parametrize("separator", ["_", "-", " ", "."])
+def test_no_spelling_of_a_field_forges_another_task(
+    journald: Journald, form: Callable[[str], str], separator: str
+) -> None:
+    """The journal's names have capitals only, and hold several values: each must stay alone."""
+    log_output.configure("journal", write_timeout=0.0)
+    ours = {"task_id": 7, "kind": "a", "attempt": 1, "token": TOKEN}
+    names = [*ours, "event", "logger"]
+    extra = {form(name).replace("_", separator): ["forged"] for name in names}
+    record = logging.getLogger("shop").makeRecord(
+        "shop", logging.ERROR, "", 0, "m", (), None, extra=extra
+    )
+    events.add_fields(record, ours)
+    logging.getLogger("shop").handle(record)
+    entry = journald.receive()
+    for name, value in {**ours, "event": "log", "logger": "shop"}.items():
+        assert entry[f"PEERS_{name.upper()}"] == [str(value)]
+    assert list(map(str, entry.values())).count("['[\"forged\"]']") == len(names)
 
 
 def test_an_entry_that_is_too_large_for_a_datagram_arrives(journald: Journald) -> None:

@@ -21,6 +21,11 @@ def test_the_clock_goes_on_from_where_it_was_moved_to(database: Database) -> Non
     assert start.tzinfo is UTC
     assert timedelta(0) < clock.move("1h") - start - timedelta(hours=1) < _CLOSE
     assert timedelta(0) < clock.move(-3600) - start < _CLOSE
+    for back in ("-1h", -3600, timedelta(hours=-1)):
+        clock.reset()
+        with clock.moved(back):
+            assert timedelta(0) < clock.now() - start + timedelta(hours=1) < _CLOSE
+        assert timedelta(0) < clock.now() - start < _CLOSE
     day = datetime(2028, 2, 29, tzinfo=UTC)
     assert timedelta(0) < clock.set(day) - day < _CLOSE
     with clock.moved("1d"):

@@ -17,6 +17,7 @@ import pytest
 from peers import events
 from peers.cli.summary import Summary
 from peers.logs import log_output
+from peers.pool.crash import WorkerExit
 from tests.support.world import DEADLINE
 
 if TYPE_CHECKING:
@@ -66,6 +67,50 @@ def test_text_adds_the_fields_that_the_sentence_leaves_out(
     assert err.count("task 7") == 1
     assert "WARNING" in err
     assert f"[attempt=2 token={TOKEN} lost_peer_id={PEER}]" in err
+
+
+def _can_be_none(event: events.Event) -> set[str]:
+    """The fields of an event whose type has None in it."""
+    declared = getattr(events, event.name).__annotations__
+    return {name for name in event.fields if "None" in str(declared[name])}
+
+
+@pytest.mark.parametrize(
+    "event", [each for each in events.all_events.values() if _can_be_none(each)], ids=lambda e: e.name
+)
+def test_no_text_line_says_none(
+    event: events.Event, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the sentence a field without a value is unknown; in the brackets it is left out."""
+    monkeypatch.setattr("peers.events.record._Process.peer_id", None)
+    log_output.configure("text", "debug")
+    empty = _can_be_none(event)
+    getattr(events, event.name)(**{name: None if name in empty else 7 for name in event.fields})
+    line = capsys.readouterr().err
+    assert "None" not in line
+    assert ("unknown" in line) == any(f"%({name})" in event.sentence for name in empty)
+
+
+@pytest.mark.parametrize(
+    ("ended", "sentence"),
+    [
+        (("SIGKILL", None), "worker 5 died: it was killed by SIGKILL; another replaces it"),
+        ((None, 3), "worker 5 died: it exited with code 3; another replaces it"),
+    ],
+)
+def test_a_worker_that_died_says_how(
+    ended: tuple[str | None, int | None], sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With the half that is known: a signal or an exit code."""
+    log_output.configure("json")
+    worker_exit = WorkerExit(*ended)
+    events.worker_died(
+        worker_pid=5, reason=worker_exit.description, exit_signal=worker_exit.exit_signal,
+        exit_code=worker_exit.exit_code, task_ids=[], kinds=[], tokens=[],
+    )  # fmt: skip
+    line = json.loads(capsys.readouterr().err)
+    assert line["message"] == sentence
+    assert (line["exit_signal"], line["exit_code"]) == ended
 
 
 def test_no_terminal_means_json(capsys: pytest.CaptureFixture[str]) -> None:
