@@ -76,7 +76,9 @@ def _can_be_none(event: events.Event) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    "event", [each for each in events.all_events.values() if _can_be_none(each)], ids=lambda e: e.name
+    "event",
+    [each for each in events.all_events.values() if _can_be_none(each)],
+    ids=lambda e: e.name,
 )
 def test_no_text_line_says_none(
     event: events.Event, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
