@@ -287,8 +287,7 @@ _BY_SQLSTATE: dict[str, type[PeersError]] = {
 _HINTS: dict[type[PeersError], str] = {
     NotPermitted: "Connect as another role, or grant it one of these: peers_reader reads tasks and "
     "results; peers_operator also cancels, retries, prunes, changes and peeks; peers_submitter "
-    "submits; "
-    "peers_worker runs peers.",
+    "submits; peers_worker runs peers.",
     SchemaMissing: "Run `peers migrate` (it needs the owner's role).",
 }
 
