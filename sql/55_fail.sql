@@ -136,7 +136,7 @@ begin
                end
         from unnest(_tasks, _tokens, _reports) r(task_id, token, report)
         cross join lateral (select t.* from peers.task t where t.id = r.task_id offset 0) t
-        -- to compare each task of a batch with all of them would take 1 µs a task
+        -- to compare each task of a batch with all of them would take a microsecond a task
         where (_all_recorded or t.id = any (_recorded)) and t.token = r.token;
     if not _all_recorded then
         return query select * from peers._why_not_recorded(fail.peer_id, _tasks, _tokens, _recorded);

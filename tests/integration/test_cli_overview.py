@@ -203,5 +203,5 @@ def test_missing_rights_are_told_once(database_url: str) -> None:
     """With the role that has them."""
     url = make_conninfo(database_url, options="-c role=peers_submitter")
     found = peers("status", url=url)
-    assert (found.code, found.out.count("peers_reader")) == (1, 1)
+    assert (found.code, found.out, found.err.count("peers_reader")) == (78, "", 1)
     assert "peers unknown" in peers("top", url=url).out
