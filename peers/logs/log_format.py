@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import re
 import traceback
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
@@ -27,6 +28,7 @@ _ORDINARY: Final = frozenset(
 )
 """The attributes of every record. All others are fields that the caller has added."""
 _EXTRA: Final = "extra_"
+_AMBIGUOUS: Final = re.compile(r"""[\s=\[\]"]""")
 
 
 class _Formatter(logging.Formatter):
@@ -66,7 +68,7 @@ class Text(_Formatter):
         """Return the same for a log that has times of its own."""
         sentence = _described(record.msg)
         rest = [
-            f"{name}={_described(value)}"
+            f"{name}={_quoted(value)}"
             for name, value in _fields(record)
             if value is not None and f"%({name})" not in sentence
         ]
@@ -178,6 +180,13 @@ def _traceback(record: logging.LogRecord) -> str:
     if record.stack_info:
         parts.append(str(record.stack_info))
     return "\n".join(parts)
+
+
+def _quoted(value: object) -> str:
+    """Return the value, in quotes if it could be taken for other fields, as a kind may be."""
+    if isinstance(value, str) and (not value or _AMBIGUOUS.search(value)):
+        return json.dumps(value, ensure_ascii=False)
+    return _described(value)
 
 
 def _described(value: object) -> str:

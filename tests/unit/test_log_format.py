@@ -180,3 +180,23 @@ def test_priorities_are_there_for_the_journal() -> None:
         assert all(line.startswith(sign) for line in lines)
         assert lines[0] == f"{sign}{made.levelname:<7} x"
         assert Json(journal=True).format(made).startswith(f'{sign}{{"time"')
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["a b", "a] [task_id=9", "a token=forged", 'a"b', "a\u2028b", "a\x1b[2Jb", "a\tb", "", "a\nb"],
+)
+def test_no_value_can_be_taken_for_other_fields(kind: str) -> None:
+    """In text, a value with spaces or brackets is in quotes: it cannot forge a task or token."""
+    made = record("said", kind=kind, token="mine")
+    line = Text(journal=False).format(made)
+    assert "\n" not in line
+    quoted = json.dumps(kind, ensure_ascii=False)
+    printable = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in quoted)
+    assert line.endswith(f"said  [kind={printable} token=mine]")
+
+
+def test_a_plain_value_has_no_quotes() -> None:
+    """Names of kinds and ids stay easy to read and to search."""
+    line = Text(journal=False).format(record("said", kind="thumbs.make", path="/srv/é.png"))
+    assert line.endswith("[kind=thumbs.make path=/srv/é.png]")
