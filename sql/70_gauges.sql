@@ -261,13 +261,21 @@ begin
     from queue q left join peers._count_held() h on h.queue = q.queue
     union all
     (
-        select 'peers_dead_letters', jsonb_build_object('queue', w.queue, 'kind', w.kind), round(w.tasks)
-        from waiting w where w.state = 'dead' order by w.tasks desc limit _most_series
-    )
-    union all
-    (
-        select 'peers_unrunnable_tasks', jsonb_build_object('queue', u.queue, 'kind', u.kind), u.tasks
-        from peers.unrunnable() u order by u.tasks desc limit _most_series
+        -- The kinds with most tasks by themselves, the others together: the sum is that of all.
+        select k.name, jsonb_build_object('queue', k.queue, 'kind', k.kind), round(sum(k.tasks))
+        from (
+            select b.name, b.queue, b.tasks,
+                   case when row_number() over (partition by b.name order by b.tasks desc, b.queue, b.kind)
+                             <= _most_series
+                        then b.kind else '(other)' end as kind
+            from (
+                select 'peers_dead_letters' as name, w.queue, w.kind, w.tasks from waiting w where w.state = 'dead'
+                union all
+                select 'peers_unrunnable_tasks', u.queue, u.kind, u.tasks from peers.unrunnable() u
+            ) b
+        ) k
+        group by k.name, k.queue, k.kind
+        order by k.name, sum(k.tasks) desc limit 4 * _most_series
     );
 end
 $$;

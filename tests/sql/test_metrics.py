@@ -286,6 +286,23 @@ def test_gauges_describe_a_database_in_trouble(db: Connection, peer: Peer) -> No
     assert metric(db, "peers_expired_leases") == 1
 
 
+@pytest.mark.parametrize("name", ["peers_dead_letters", "peers_unrunnable_tasks"])
+def test_gauges_of_more_kinds_than_series_add_up(db: Connection, name: str) -> None:
+    """The kinds with most tasks have a series each; the others are counted together."""
+    peer = Peer.join(db, *(f"k{i}" for i in range(1, 601) if name == "peers_dead_letters"))
+    run(db, "select peers.submit('k' || i, max_attempts => 1) from generate_series(1, 600) i")
+    run(db, "select peers.submit('k600', max_attempts => 1) from generate_series(1, 2)")
+    while claims := peer.claim():
+        for claim in claims:
+            peer.fail(claim)
+    age(db)
+    found = rows(db, "select labels, value from peers.metrics where name = %s", name)
+    values = {each["labels"]["kind"]: each["value"] for each in found}
+    assert len(found) == MOST_KINDS + 1
+    assert sum(values.values()) == 602
+    assert (values["k600"], values[OTHER]) == (3, 600 - MOST_KINDS)
+
+
 def test_a_queue_that_is_served_has_a_depth_of_zero(db: Connection) -> None:
     """An alert can tell an empty queue from a missing figure."""
     Peer.join(db, queues=("default", "media"))
