@@ -19,7 +19,7 @@ from typing_extensions import TypedDict
 import peers
 from peers import current_batch, current_task, task
 from peers.types import BATCH_WAIT_MAX
-from tests.e2e.ledger import LEDGER_VARIABLE
+from tests.e2e.ledger import LEDGER_VARIABLE, whole_lines
 
 SIZE = 64
 LOG_SUFFIX = ".calls"
@@ -52,7 +52,7 @@ class DangerousRow(TypedDict):
 def calls(ledger: Path) -> list[list[int]]:
     """The numbers that each call of a batch handler was given, in the order of the calls."""
     log = ledger.with_name(ledger.name + LOG_SUFFIX)
-    return [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+    return [json.loads(line) for line in whole_lines(log)]
 
 
 def _note(rows: list[Row]) -> None:

@@ -59,12 +59,18 @@ def recorded() -> Iterator[None]:
     note("end")
 
 
+def whole_lines(path: Path) -> list[str]:
+    """Return the lines of a file that grows; one that is still being written is left out.
+
+    A reader can see the first part of a write where a page of the file ends.
+    """
+    return path.read_text().split("\n")[:-1] if path.exists() else []
+
+
 def read(path: Path) -> list[Entry]:
     """Everything that was noted so far."""
-    if not path.exists():
-        return []
     entries = []
-    for place, line in enumerate(path.read_text().splitlines()):
+    for place, line in enumerate(whole_lines(path)):
         task_id, token, event, pid, at = line.split()
         entries.append(Entry(place, int(task_id), token, event, int(pid), int(at)))
     return entries

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.harness import PeerProcess, Stage, group_members, until, workers_end
+from tests.e2e.ledger import whole_lines
 
 APP = "tests.e2e.app_preload"
 IMPORTS = "PEERS_TEST_IMPORTS"
@@ -30,7 +31,7 @@ def launch(stage: Stage, at_import: str = "", **settings: Any) -> PeerProcess:
 
 def imports(stage: Stage) -> list[int]:
     """The processes that have imported the app."""
-    return [int(line) for line in (stage.folder / "imports").read_text().splitlines()]
+    return [int(line) for line in whole_lines(stage.folder / "imports")]
 
 
 def all_workers(stage: Stage, slots: int) -> list[dict[str, Any]]:
