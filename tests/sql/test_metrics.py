@@ -11,7 +11,18 @@ from psycopg import errors
 from peers.metrics import catalog
 from peers.metrics.counts import MOST_KINDS, OTHER
 from peers.metrics.histogram import BOUNDS
-from tests.support.world import Patch, Peer, advance, apply_patches, row, rows, run, submit, value
+from tests.support.world import (
+    Patch,
+    Peer,
+    advance,
+    apply_patches,
+    row,
+    rows,
+    run,
+    stop_clock,
+    submit,
+    value,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -124,16 +135,9 @@ def test_peers_and_database_have_the_same_bounds(db: Connection) -> None:
 # ---------------------------------------------------------------------------------- throughput
 
 
-def stop_clock_at_a_minute(db: Connection) -> None:
-    """Let the scheduler's clock move only when the test moves it, however slow the machine is."""
-    minute = value(db, "select date_trunc('minute', peers.now())::text")
-    stopped = f"return timestamptz '{minute}' +"
-    apply_patches(db, [Patch("00_schema.sql", "return clock_timestamp() +", stopped)])
-
-
 def test_throughput_is_of_the_last_minutes(db: Connection, peer: Peer) -> None:
     """What is older does not count, and of the first minute only what lies in the window."""
-    stop_clock_at_a_minute(db)
+    stop_clock(db, "date_trunc('minute', peers.now())")
     record(peer, of_kind(completed=1000))
     advance(db, "10 minutes")
     record(peer, of_kind(completed=60, failed=6, run_buckets=[0, 0, 60], wait_buckets=[0, 100]))
