@@ -382,9 +382,9 @@ def test_without_the_trigger_the_waiter_is_seen_to_sleep(db: Connection, peer: P
     """The test above would notice a lost notification."""
     db.execute("drop trigger tasks_ended on peers.task")
     task_id = double.submit(n=1)
-    timer = later(lambda: complete(peer, 2))
+    timer = later(lambda: complete(peer, 2), delay=2.0)  # after the waiter's first looks
     with pytest.raises(TimeoutError):
-        peers.result(task_id, timeout=1.5)
+        peers.result(task_id, timeout=4)
     timer.join()
 
 

@@ -361,7 +361,8 @@ def fired_beside_locked(world: World, *lockers: str) -> list[dict[str, Any]]:
             work = world.background(lambda: send(peer, planned(due(peer))))
             waits = waits_for_locks(world, peer, work)
             assert waits <= 2, "it waits once for schedules, and once for backfills"
-            found += result(work)
+            made = result(work)
+            found += made
             if any(each["schedule"] == "free" and each["outcome"] for each in found):
                 return found
     raise AssertionError("the locks of another session stop the others")
