@@ -65,7 +65,8 @@ def test_a_busy_handler_uses_the_cpu(stage: Stage) -> None:
     stage.until_started(task_id)
     seen = look(stage, task_id)
     assert "in busy\n" in seen.report
-    assert seen.facts["cpu_percent"] > 5
+    # a busy machine may not let it run while it is looked at
+    until(lambda: look(stage, task_id).facts["cpu_percent"] > 5, "its use of the CPU")
     stage.open(gate)
     assert result(stage, task_id) == 1
 

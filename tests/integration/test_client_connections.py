@@ -96,7 +96,10 @@ def test_threads_get_a_connection_in_the_order_in_which_they_came(database_url: 
     with Client(database_url, max_connections=1) as client:
         client.submit("a")
 
+        together = threading.Barrier(20)
+
         def work(number: int) -> None:
+            together.wait(60)
             for _ in range(3):
                 client.perform(Request(sleep, {}))
                 done.append(number)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 import time
+from typing import TYPE_CHECKING
 
 import psycopg
 import pytest
@@ -12,6 +13,10 @@ import pytest
 from peers.database.connection import connect, is_connection_lost
 from peers.database.deadlines import BoundedConnection, Bounds, NoAnswer
 from peers.errors import DatabaseUnreachable
+from tests.support.cli import until
+
+if TYPE_CHECKING:
+    from tests.support.server import Connection
 
 LEASES = (1.0, 2.0, 30.0, 600.0, 86400.0)
 PATIENCE = 20.0
@@ -50,15 +55,27 @@ def test_the_server_ends_a_statement_that_takes_too_long(
 
 
 @pytest.mark.parametrize("how", ["limit", "cut", "latest"])
-def test_a_reply_that_does_not_come_ends_the_connection(database_url: str, how: str) -> None:
+def test_a_reply_that_does_not_come_ends_the_connection(
+    database_url: str, db: Connection, how: str
+) -> None:
     """The limit is reached, a signal came, or the deadline is over: the connection is closed, and
     counts as lost.
     """
     connection = connect(database_url, application_name="test")
     connection.answer_within = 0.3 if how == "limit" else PATIENCE * 3
     connection.latest = time.monotonic() if how == "latest" else float("inf")
-    if how == "cut":
-        threading.Timer(0.2, connection.interrupt, (0.1,)).start()
+    pid = connection.info.backend_pid
+
+    def is_running() -> bool:
+        query = "select from pg_stat_activity where pid = %s and state = 'active'"
+        return db.execute(query, (pid,)).fetchall() != []
+
+    def cut() -> None:
+        until(is_running, "the statement runs")
+        connection.interrupt(0.1)
+
+    if how == "cut":  # before it runs, it would not affect it
+        threading.Thread(target=cut).start()
     began = time.monotonic()
     with pytest.raises(NoAnswer) as caught:
         connection.execute("select pg_sleep(%s)", (PATIENCE * 3,))

@@ -382,9 +382,9 @@ def test_without_the_trigger_the_waiter_is_seen_to_sleep(db: Connection, peer: P
     """The test above would notice a lost notification."""
     db.execute("drop trigger tasks_ended on peers.task")
     task_id = double.submit(n=1)
-    timer = later(lambda: complete(peer, 2))
+    timer = later(lambda: complete(peer, 2), delay=2.0)  # after the waiter's first looks
     with pytest.raises(TimeoutError):
-        peers.result(task_id, timeout=1.5)
+        peers.result(task_id, timeout=4)
     timer.join()
 
 
@@ -516,14 +516,14 @@ def test_a_cancelled_wait_is_forgotten(database_url: str) -> None:
         async with peers.AsyncClient(database_url) as client:
             task_id = await client.submit(double, n=1)
             wait = asyncio.create_task(client.result(task_id))
-            await asyncio.sleep(0.2)
+            # another thread waits
+            while (waiter := client._client._waiter) is None or not waiter._awaited:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
             wait.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await wait
-            waits = client._client._waiter
-            assert waits is not None
-            await asyncio.to_thread(waits.wait_for(10**9).exception, 20)
-            assert waits._awaited == {}
+            await asyncio.to_thread(waiter.wait_for(10**9).exception, 20)
+            assert waiter._awaited == {}
 
     asyncio.run(main())
 
@@ -709,7 +709,7 @@ def test_a_role_that_may_not_wait_is_told_which_role_may(database_url: str, peer
         Client(submitting) as submitter,
         pytest.raises(NotPermitted, match="peers_reader reads tasks"),
     ):
-        submitter.result(task_id, timeout=5)
+        submitter.result(task_id, timeout=60)
     with Client(reading) as reader:
-        assert reader.result(task_id, timeout=5) == 6
+        assert reader.result(task_id, timeout=60) == 6
         assert reader.get(task_id).id == task_id

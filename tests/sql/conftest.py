@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.world import Peer, World
+from tests.support.world import Peer, World, stop_clock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -20,6 +20,12 @@ def world(db: Connection, connect: Callable[[], Connection]) -> Iterator[World]:
     """The test's database with sessions that act at the same time."""
     with ThreadPoolExecutor(max_workers=16) as pool:
         yield World(db, connect, pool)
+
+
+@pytest.fixture
+def _stopped_clock(db: Connection) -> None:
+    """For tests that fail if a second passes between two of their statements."""
+    stop_clock(db)
 
 
 @pytest.fixture

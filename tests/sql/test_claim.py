@@ -61,6 +61,7 @@ def test_a_retried_task_goes_to_the_tail_of_its_priority(db: Connection, peer: P
     assert ids(peer.claim()) == [second, first, third]
 
 
+@pytest.mark.usefixtures("_stopped_clock")
 def test_promoted_tasks_line_up_by_their_time(db: Connection, peer: Peer) -> None:
     """What becomes due is lined up by due time, behind what was ready before."""
     later = [

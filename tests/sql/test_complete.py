@@ -304,6 +304,7 @@ def test_a_failure_keeps_all_that_is_known(db: Connection, peer: Peer) -> None:
     assert failure["started_at"] <= failure["failed_at"] <= failure["retry_at"]
 
 
+@pytest.mark.usefixtures("_stopped_clock")
 def test_a_failed_task_waits_for_its_backoff_and_runs_again(db: Connection, peer: Peer) -> None:
     """The next attempt comes after retry_at, not before."""
     task_id = submit(db)

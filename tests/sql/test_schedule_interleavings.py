@@ -146,13 +146,11 @@ VARIANTS: Final = {
         scenarios.an_alert_is_locked,
         [Patch(EXPECTED, "for update skip locked;\n    if not found then\n        return false",
                "for update;\n    if not found then\n        return false")],
-        psycopg.errors.LockNotAvailable,
     ),
     "a peer that raises an alert waits for who has deleted it": Variant(
         scenarios.an_alert_is_locked,
         [Patch(EXPECTED, "    if exists (select from peers.alert a where a.alert = 'schedule_late'"
                " and a.subject = _schedule.name)", "    if false")],
-        (psycopg.errors.LockNotAvailable, psycopg.errors.UniqueViolation),
     ),
     "a peer waits for another one's backfill": Variant(
         scenarios.two_peers_continue_a_backfill,

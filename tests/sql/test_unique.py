@@ -216,6 +216,7 @@ def test_a_replaced_task_has_new_attempts(db: Connection, peer: Peer) -> None:
 # --------------------------------------------------------------------------------------- debouncing
 
 
+@pytest.mark.usefixtures("_stopped_clock")
 def test_each_submission_postpones_the_start(db: Connection, peer: Peer) -> None:
     """The task starts once, when it has been quiet for `wait`, with the newest args."""
     first = debounce(db, args={"n": 0})
@@ -235,6 +236,7 @@ def test_each_submission_postpones_the_start(db: Connection, peer: Peer) -> None
     assert problems(db) == []
 
 
+@pytest.mark.usefixtures("_stopped_clock")
 def test_it_starts_at_the_latest_after_max_wait(db: Connection, peer: Peer) -> None:
     """However often it is submitted: max_wait after the first submission it starts."""
     first = debounce(db, max_wait="10 s")
@@ -249,6 +251,7 @@ def test_it_starts_at_the_latest_after_max_wait(db: Connection, peer: Peer) -> N
     assert timedelta(seconds=9.5) < due < timedelta(seconds=12.5)
 
 
+@pytest.mark.usefixtures("_stopped_clock")
 def test_what_comes_after_the_start_is_the_next_burst(db: Connection, peer: Peer) -> None:
     """Its max_wait counts from its own first submission. Nothing is lost: no throttling."""
     debounce(db, max_wait="10 s")
@@ -268,6 +271,7 @@ def test_what_comes_after_the_start_is_the_next_burst(db: Connection, peer: Peer
     assert (claim.task_id, claim.args) == (second.id, {"n": 3})
 
 
+@pytest.mark.usefixtures("_stopped_clock")
 def test_a_task_that_waits_for_a_retry_begins_a_new_burst(db: Connection, peer: Peer) -> None:
     """Its last burst ended with the start, so max_wait counts from now."""
     first = debounce(db, max_wait="10 s")
@@ -283,6 +287,7 @@ def test_a_task_that_waits_for_a_retry_begins_a_new_burst(db: Connection, peer: 
     assert state(db, first.id) == "scheduled"
 
 
+@pytest.mark.usefixtures("_stopped_clock")
 def test_a_task_that_is_ready_is_postponed(db: Connection, peer: Peer) -> None:
     """It has not started, so a peer that is busy does not end the burst."""
     first = debounce(db)

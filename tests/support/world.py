@@ -98,6 +98,15 @@ def advance(db: Connection, span: str) -> None:
     )
 
 
+def stop_clock(db: Connection, moment: str = "peers.now()") -> None:
+    """Let the scheduler's clock move only when the test moves it, however slow the machine is."""
+    stopped = value(db, f"select ({moment} - coalesce((select shift from peers.clock), '0'))::text")
+    patch = Patch(
+        "00_schema.sql", "return clock_timestamp() +", f"return timestamptz '{stopped}' +"
+    )
+    apply_patches(db, [patch])
+
+
 @dataclass(frozen=True)
 class Claim:
     """A task as peers.claim returned it."""

@@ -14,6 +14,7 @@ from peers.database import statements
 from peers.database.binary import pack_ids
 from peers.database.reconnecting import ReconnectingConnection
 from peers.database.rows import ClaimReply
+from peers.peer import claims as claims_module
 from peers.peer.claims import Claims
 from peers.peer.state import PeerState
 from peers.pool.claim import Claim
@@ -167,16 +168,21 @@ def test_what_a_chore_makes_ready_right_after_a_claim_is_claimed(world: World) -
     assert world.claim()
 
 
-def test_while_outcomes_unblock_tasks_a_full_peer_claims_with_them(world: World) -> None:
+def test_while_outcomes_unblock_tasks_a_full_peer_claims_with_them(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The next outcomes come soon, and a claim of its own costs more. It waits only a moment."""
+    assert 0 < claims_module._WITH_OUTCOMES_WITHIN < 0.1
+    monkeypatch.setattr(claims_module, "_WITH_OUTCOMES_WITHIN", 60.0)  # it is not over meanwhile
     world.durations.note("a", 0.001)
     world.claim(a_reply())
     world.queue.claimed(world.claimed[0])  # from now on it wants more than its slots
     world.claims.made_ready()
     world.claims.poll_now()
+    asked = time.monotonic()
     assert world.claim(a_reply(count=2), notified=True)
     assert not world.claim()
-    assert 0.0 < world.claims.due_at() - time.monotonic() < 0.1
+    assert asked + 60 <= world.claims.due_at() <= time.monotonic() + 60
     world.queue.started(2, slots=2)
     world.claims.poll_now()
     assert not world.claim()

@@ -197,7 +197,10 @@ def test_more_than_one_step_of_due_tasks(database: Database) -> None:
 def test_a_payload_that_no_peer_understands_is_harmless() -> None:
     """Any program can notify."""
     for payload in (SCHEDULED, f"{SCHEDULED}soon", f"{SCHEDULED}1;2"):
-        Promotion().notified(payload)
+        promotion = Promotion()
+        before = promotion.due_at(is_listening=True)
+        promotion.notified(payload)
+        assert promotion.due_at(is_listening=True) == before
 
 
 # ---------------------------------------------------------------------------------- steps

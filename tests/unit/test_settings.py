@@ -129,9 +129,10 @@ def test_variables_of_the_tests_and_the_embedded_database_are_left_alone(
     monkeypatch: Environment,
 ) -> None:
     """PEERS_TEST_* and PEERS_EMBEDDED_* are others' business."""
+    before = Settings()
     monkeypatch.setenv("PEERS_TEST_DSN", "x")
     monkeypatch.setenv("PEERS_EMBEDDED_DATA", "x")
-    Settings()
+    assert Settings() == before
 
 
 KUBERNETES = {
