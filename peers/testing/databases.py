@@ -215,13 +215,14 @@ class Databases:
         self._admin.close()
 
     def _left_over(self) -> list[str]:
+        # pg_stat_file returns null for a database that another process drops meanwhile
         with suppress(psycopg.errors.InsufficientPrivilege):
             return [
                 name
                 for (name,) in self._admin.execute(
                     "select d.datname from pg_database d where starts_with(d.datname, %s)"
                     " and not exists (select from pg_stat_activity a where a.datid = d.oid)"
-                    " and (pg_stat_file(format('base/%%s/PG_VERSION', d.oid))).modification"
+                    " and (pg_stat_file(format('base/%%s/PG_VERSION', d.oid), true)).modification"
                     "     < now() - %s::interval",
                     (PREFIX, _LIFETIME),
                 )
