@@ -54,7 +54,8 @@ begin
 end
 $$;
 
--- Returns the same for the first member of a group that has frames. A peer indents the members of a group with "  | ".
+-- Returns the innermost frame, in short, of the first member of a group that has frames. A peer indents the
+-- members of a group with "  | ".
 create or replace function peers._innermost_of_group(_traceback text) returns text
     language plpgsql immutable
     set search_path = pg_catalog, peers, pg_temp
