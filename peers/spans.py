@@ -66,8 +66,8 @@ def timedelta_of(span: object) -> timedelta:
 def age_of(span: object) -> timedelta:
     """Return how long ago something was, as a timedelta. Raises `ValueError` as `timedelta_of`.
 
-    A number needs a unit, except 0: what is older than "30" may be deleted, and 30 seconds are
-    hardly meant.
+    A number needs a unit, except 0. Commands delete or change what is older, and "30" would mean
+    30 seconds, where people mean days.
     """
     found = timedelta_of(span)
     is_number = _SECONDS.fullmatch(span.strip()) if isinstance(span, str) else span is not found

@@ -115,7 +115,7 @@ class _Examination:
         older_than: timedelta | None,
     ) -> None:
         self._report = report
-        self._visit = context
+        self._context = context
         self._connection: BoundedConnection = context.connection
         self._only = only
         self._older_than = older_than
@@ -141,7 +141,7 @@ class _Examination:
     def _make_on_client(self, check: Check) -> None:
         if self._is_wanted(check.name):
             self._report.checks.append(check.name)
-            self._attempt(check.name, lambda: list(check.find(self._visit)))
+            self._attempt(check.name, lambda: list(check.find(self._context)))
 
     def _make_in_database(self) -> None:
         """Make the checks of peers.doctor, if the schema has it and the role may call it."""

@@ -76,7 +76,7 @@ def event(level: int, sentence: str) -> Callable[[Callable[P, None]], Callable[P
             if _logger.isEnabledFor(level):
                 raised: Any = fields.pop("exc_info", None)
                 extra = {_NAME: name, _FIELDS: fields}
-                _logger.log(level, sentence, _said(fields), extra=extra, exc_info=raised)
+                _logger.log(level, sentence, _in_words(fields), extra=extra, exc_info=raised)
 
         return emit
 
@@ -92,12 +92,12 @@ def record_of(name: str, level: int, sentence: str, fields: dict[str, Any]) -> l
     """Return an event as a log record, without logging it."""
     extra = {_NAME: name, _FIELDS: fields}
     return _logger.makeRecord(
-        _logger.name, level, "", 0, sentence, (_said(fields),), None, extra=extra
+        _logger.name, level, "", 0, sentence, (_in_words(fields),), None, extra=extra
     )  # fmt: skip
 
 
-def _said(fields: dict[str, Any]) -> dict[str, Any]:
-    """Return the fields as the sentence mentions them: people do not read None as "unknown"."""
+def _in_words(fields: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields for the sentence, with "unknown" instead of None."""
     return {name: "unknown" if value is None else value for name, value in fields.items()}
 
 

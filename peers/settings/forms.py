@@ -64,7 +64,7 @@ class Span:
 
 
 class Age(Span):
-    """How long something is kept: a duration with a unit, because the rest is deleted."""
+    """A duration with a unit, after which something is deleted (see `age_of`)."""
 
     def _read(self, value: object) -> timedelta:
         return age_of(value)
