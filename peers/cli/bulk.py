@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from peers.cli import output
+from peers.cli import output, queries
 from peers.cli.database import persistently
 from peers.cli.exact_json import written
 from peers.cli.rows import rows
@@ -13,6 +13,7 @@ from peers.cli.rows import rows
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Mapping, Sequence
+    from datetime import datetime
     from typing import LiteralString
 
     from peers.cli.rows import Row
@@ -78,17 +79,15 @@ def apply(
     the preview.
     """
     tasks = children = 0
-    transactions: list[str] = []
+    began = queries.now(connection)
     progress = _Progress(len(ids))
     try:
         for first in range(0, len(ids), BATCH):
             batch = {**filter, "ids": list(ids[first : first + BATCH])}
+            early = _cancelled_since(connection, batch["ids"], began) if children else 0
             row = _call(connection, args, verb, batch, dry_run=False)
-            tasks, children = tasks + row["tasks"], children + row["children"]
-            if children and row["tasks"] < len(batch["ids"]):
-                early = _cancelled_by(connection, batch["ids"], transactions)
-                tasks, children = tasks + early, children - early
-            transactions.append(row["transaction"])
+            tasks += row["tasks"] + early
+            children += row["children"] - early
             progress.show(first + len(batch["ids"]))
     except BaseException:
         progress.end()
@@ -115,23 +114,20 @@ def _call(
         "reason": args.reason,
         "args": None if new_args is None else written(new_args),
     }
-    query = VERBS[verb]
-    if not dry_run:  # a dry run gets no transaction id, so that it works on a standby
-        query = f"select v.*, pg_current_xact_id()::xid::text as transaction from ({query}) v"  # noqa: S608
-    [row] = persistently(rows, connection, query, **values)
+    [row] = persistently(rows, connection, VERBS[verb], **values)
     return row
 
 
-def _cancelled_by(connection: Connection, ids: Sequence[int], transactions: Sequence[str]) -> int:
-    """Return how many of these tasks these transactions have cancelled."""
+def _cancelled_since(connection: Connection, ids: Sequence[int], began: datetime) -> int:
+    """Return how many of these tasks were cancelled after this time."""
     [row] = rows(
         connection,
         """
         select count(*) as tasks from peers.task t
         where t.id = any (%(ids)s) and t.state = 'cancelled'
-          and t.xmin = any (%(transactions)s::xid[])""",
+          and t.finished_at >= %(began)s""",
         ids=list(ids),
-        transactions=list(transactions),
+        began=began,
     )
     return int(row["tasks"])
 
