@@ -16,7 +16,7 @@ from typing import Any
 from benchmarks.long_horizon import meters
 from tests.e2e.harness import DEADLINE, Stage, until
 
-_SHUTDOWN = 20.0
+_SHUTDOWN = 5.0
 """Seconds on a busy machine; section 3 of CONTRIBUTING_ADAPTERS.md allows five on its own one."""
 _METRICS = {"claim_p50_ms", "claim_p95_ms", "claim_p99_ms", "enqueue_rate", "completion_rate"}
 _ALIVE = "select count(*) = %s from peers.peer_status where alive"
@@ -51,7 +51,7 @@ def record(process: subprocess.Popen[str]) -> dict[str, Any]:
 
 def test_the_adapter_keeps_the_contract(stage: Stage, tmp_path: Path) -> None:
     """It says what it is, inserts and completes what the harness asks for, reports each required
-    rate and percentile, and is gone with code 0 soon after SIGTERM; nothing is lost.
+    rate and percentile, and is gone with code 0 within five seconds of SIGTERM; nothing is lost.
     """
     with adapter(stage, tmp_path) as process:
         assert record(process)["kind"] == "descriptor"
